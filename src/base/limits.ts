@@ -1,0 +1,62 @@
+/** Every bound of the product, each with its reason; their relations are asserted when the file loads. */
+import { assert } from "./assert.ts";
+import { GiB, GRANULE_SIZE_BYTES, KiB, MiB, SECTOR_SIZE_BYTES, TiB } from "./units.ts";
+
+/** A map of the largest volume has 2^33 bits: still exact in a double, and 1 GiB when every page is mixed. */
+export const VOLUME_SIZE_BYTES_MAX = 64 * TiB;
+export const VOLUME_SIZE_BYTES_MIN = SECTOR_SIZE_BYTES;
+/** Numbers in `g<box>d<lu>p<partition>`; four digits keep names and tables readable. */
+export const BOX_NUMBER_MAX = 9999;
+export const LU_NUMBER_MAX = 99_999;
+export const PARTITION_NUMBER_MAX = 128;
+/** Labels are names: they appear in URIs, tables and file names. */
+export const LABEL_LENGTH_MAX = 64;
+export const PATH_LENGTH_MAX = 4095;
+export const VOLUMES_MAX = 4096;
+export const SESSIONS_MAX = 4096;
+export const EXPORTS_MAX = 4096;
+/** One point may fire this many sessions: each adds a line to one record that must be durable within the barrier. */
+export const SESSIONS_PER_POINT_MAX = 256;
+/** A barrier that cannot drain in this time fires nothing (data-safety: "timeout, none fired"). */
+export const BARRIER_TIMEOUT_MS = 10_000;
+/** Copier: no more than this many bytes are moved under one lock, so that a host write never waits long. */
+export const COPY_JOB_BYTES_MAX = 4 * MiB;
+/** Copier: a job may span this much when most of it is holes or shared extents. */
+export const COPY_JOB_SPAN_BYTES_MAX = 1 * GiB;
+export const COPY_JOB_RUNS_MAX = 256;
+export const COPIER_WORKERS = 2;
+/** Activity log: regions of 4 MiB, this many hot at once (measured: docs/performance.md). */
+export const ACTIVITY_REGION_BYTES = 4 * MiB;
+export const ACTIVITY_SLOTS = 1024;
+export const PACE_MIN = 1;
+export const PACE_MAX = 15;
+/** NBD: the largest request and option that are read; more is answered with an error (NBD protocol, "size limits"). */
+export const NBD_REQUEST_BYTES_MAX = 32 * MiB;
+export const NBD_OPTION_BYTES_MAX = 64 * KiB;
+export const NBD_CONNECTIONS_MAX = 256;
+export const NBD_HANDSHAKE_TIMEOUT_MS = 10_000;
+/** Per connection: reading pauses above this much unanswered data. */
+export const NBD_IN_FLIGHT_BYTES_MAX = 64 * MiB;
+export const NBD_IN_FLIGHT_REQUESTS_MAX = 1024;
+/** gRPC: one message; volume data is streamed in pieces below it. */
+export const RPC_MESSAGE_BYTES_MAX = 4 * MiB;
+export const RPC_CHUNK_BYTES = 1 * MiB;
+export const PAGE_SIZE_DEFAULT = 100;
+export const PAGE_SIZE_MAX = 1000;
+export const REQUEST_ID_LENGTH_MAX = 64;
+/** A repeated request is recognised for this long. */
+export const REQUEST_ID_KEPT_MS = 24 * 3600 * 1000;
+export const REQUEST_IDS_MAX = 10_000;
+/** Ended copies and events kept for `copy list --all` and `events`. */
+export const ENDED_COPIES_MAX = 1000;
+export const EVENTS_MAX = 10_000;
+export const WATCHERS_MAX = 256;
+/** A watch says something at least this often, so that silence means trouble (user-asks #6). */
+export const WATCH_BEAT_MS = 5000;
+/** WebAssembly memory of one thread: maps of the largest volume plus working space would exceed it only when fully mixed. */
+export const CORE_MEMORY_PAGES_MAX = 32_768;
+
+assert(VOLUME_SIZE_BYTES_MAX / GRANULE_SIZE_BYTES < 2 ** 53, "granule indexes are exact");
+assert(COPY_JOB_BYTES_MAX % GRANULE_SIZE_BYTES === 0, "a job ends on a granule");
+assert(ACTIVITY_REGION_BYTES % GRANULE_SIZE_BYTES === 0, "a region is whole granules");
+assert(RPC_CHUNK_BYTES < RPC_MESSAGE_BYTES_MAX, "a chunk fits into a message");

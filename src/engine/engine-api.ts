@@ -1,0 +1,216 @@
+/**
+ * What the engine offers to the domain: plain messages, so that the engine can run in a worker thread (production),
+ * in the same thread (tests) or on virtual devices (simulator).
+ *
+ * Role: types only. Every method names its volume or session, so that several engines can share the work later.
+ * Every method throws TidemarkError.
+ */
+import type { ErrorRecord } from "../base/errors.ts";
+import type { AllocationExtent, ByteExtent } from "../base/ports.ts";
+
+export type CopyKind = "opc" | "quickopc";
+export type CopyPhase = "copying" | "tracking" | "failed";
+export type EndedPhase = "completed" | "cancelled";
+export type CopyReason =
+  | "FIRST_COPY"
+  | "DIFFERENCE"
+  | "NOT_TRACKED"
+  | "KIND_CHANGED"
+  | "RESTORE_DIFFERENCE"
+  | "AFTER_FAILURE"
+  | "BASE_LOST"
+  | "MAP_WIDENED";
+export type CopyFailure = "BAD_SECTOR" | "OVERFLOW" | "OTHER";
+
+export interface EngineConfig {
+  /** Directory that holds `volumes/`, `sessions/` and the points log; it exists and is locked by the caller. */
+  readonly stateDirectory: string;
+  readonly volumes: readonly VolumeSpec[];
+}
+
+/** A volume as the domain knows it. `uid` is the key everywhere in the engine. */
+export interface VolumeSpec {
+  readonly uid: string;
+  /** Canonical name `g1d2`, for messages only. */
+  readonly name: string;
+  readonly path: string;
+  /** Size recorded at registration or the last resize; a smaller backing gives VOLUME_SHRUNK. */
+  readonly sizeBytes: number;
+}
+
+export interface VolumeFacts {
+  readonly uid: string;
+  readonly path: string;
+  readonly backing: "file" | "block";
+  readonly sizeBytes: number;
+  readonly readOnly: boolean;
+  readonly cloneRange: boolean;
+}
+
+export interface EpochFacts {
+  readonly id: number;
+  readonly beginMs: number;
+  readonly changedGranules: number;
+  readonly open: boolean;
+  readonly heldBy: readonly string[];
+}
+
+export interface VolumeStatus {
+  readonly uid: string;
+  readonly online: boolean;
+  /** Why it is not online. */
+  readonly failure: ErrorRecord | undefined;
+  readonly facts: VolumeFacts | undefined;
+  readonly epochs: readonly EpochFacts[];
+  readonly counters: {
+    readonly readOperations: number;
+    readonly readBytes: number;
+    readonly writeOperations: number;
+    readonly writeBytes: number;
+    readonly failedOperations: number;
+  };
+}
+
+export interface PartitionFacts {
+  readonly number: number;
+  readonly offsetBytes: number;
+  readonly sizeBytes: number;
+  readonly type: string;
+  readonly label: string;
+}
+
+/** A volume or a partition of it. */
+export interface ExtentRef {
+  readonly volumeUid: string;
+  /** Canonical name, for messages. */
+  readonly name: string;
+  readonly offsetBytes: number;
+  readonly lengthBytes: number;
+}
+
+export interface StartRequest {
+  /** Id of the session if a new one is made: `c12`. Given by the domain, never reused. */
+  readonly id: string;
+  readonly source: ExtentRef;
+  readonly destination: ExtentRef;
+  readonly kind: CopyKind;
+  /** 1..15 */
+  readonly pace: number;
+}
+
+export interface SessionStatus {
+  readonly id: string;
+  readonly source: ExtentRef;
+  readonly destination: ExtentRef;
+  readonly kind: CopyKind;
+  readonly phase: CopyPhase | EndedPhase;
+  readonly tracking: boolean;
+  readonly pace: number;
+  readonly createdMs: number;
+  readonly pointMs: number;
+  readonly endedMs: number | undefined;
+  readonly reason: CopyReason;
+  readonly generation: number;
+  readonly plannedGranules: number;
+  readonly pendingGranules: number;
+  readonly changedGranules: number;
+  readonly totalGranules: number;
+  readonly bytesPlanned: number;
+  readonly bytesCopied: number;
+  readonly bytesZeroed: number;
+  readonly bytesCloned: number;
+  readonly sourceEpoch: number;
+  readonly destinationEpoch: number;
+  readonly barrierMicroseconds: number;
+  readonly etaSeconds: number;
+  readonly failure: { readonly cause: CopyFailure; readonly message: string } | undefined;
+}
+
+export interface CopyPlan {
+  readonly reason: CopyReason;
+  readonly existingId: string | undefined;
+  readonly plannedGranules: number;
+  readonly bytesPlanned: number;
+  readonly pendingGranules: number;
+  readonly sourceChangedGranules: number;
+  readonly destinationChangedGranules: number;
+}
+
+export interface ExportSpec {
+  /** Name under which NBD clients find it. */
+  readonly name: string;
+  /** Further names, such as the label. */
+  readonly aliases: readonly string[];
+  readonly extent: ExtentRef;
+  readonly readOnly: boolean;
+}
+
+export interface ExportStatus {
+  readonly name: string;
+  readonly connections: number;
+}
+
+export type EngineEvent =
+  | { readonly type: "session.changed"; readonly session: SessionStatus }
+  | { readonly type: "session.ended"; readonly session: SessionStatus; readonly destinationUsable: boolean }
+  | { readonly type: "volume.failed"; readonly uid: string; readonly failure: ErrorRecord }
+  | { readonly type: "nbd.connected" | "nbd.disconnected"; readonly exportName: string; readonly peer: string };
+
+export interface EngineApi {
+  /** Opens volumes (one that cannot be opened is left offline, with its reason), loads sessions, resumes copying. */
+  start(config: EngineConfig): Promise<{ readonly volumes: VolumeStatus[]; readonly sessions: SessionStatus[] }>;
+  /** Drains, makes everything durable, closes everything. Idempotent. */
+  stop(): Promise<void>;
+
+  /** Looks at a path without keeping it open: size, kind, and whether it may be used. */
+  inspectPath(path: string): Promise<VolumeFacts>;
+  /** Creates a sparse file of this size; PATH_EXISTS, NO_SPACE. Durable when it returns. */
+  createFile(path: string, sizeBytes: number): Promise<void>;
+  removeFile(path: string): Promise<void>;
+  /** Opens exclusively and keeps open. PATH_REGISTERED when the same inode or device is open under another uid. */
+  addVolume(spec: VolumeSpec): Promise<VolumeFacts>;
+  /** VOLUME_BUSY while sessions or exports use it. */
+  removeVolume(uid: string): Promise<void>;
+  /** `sizeBytes` 0 takes over the backing's present size. VOLUME_BUSY, SIZE_INVALID. */
+  resizeVolume(uid: string, sizeBytes: number): Promise<VolumeFacts>;
+  volumeStatus(uid: string): Promise<VolumeStatus>;
+  partitions(uid: string): Promise<PartitionFacts[]>;
+
+  /** One point for all requests, all or none. */
+  startSessions(requests: readonly StartRequest[]): Promise<SessionStatus[]>;
+  /** One point for all sessions, all or none. */
+  restartSessions(ids: readonly string[]): Promise<SessionStatus[]>;
+  cancelSession(id: string): Promise<{ readonly session: SessionStatus; readonly destinationUsable: boolean }>;
+  stopTracking(id: string): Promise<SessionStatus>;
+  setPace(id: string, pace: number): Promise<SessionStatus>;
+  sessionStatus(id: string): Promise<SessionStatus>;
+  sessions(): Promise<SessionStatus[]>;
+  explain(request: Omit<StartRequest, "id" | "pace">): Promise<CopyPlan>;
+
+  /** At most RPC_CHUNK_BYTES. */
+  read(extent: ExtentRef, offsetBytes: number, lengthBytes: number): Promise<Uint8Array>;
+  write(extent: ExtentRef, offsetBytes: number, data: Uint8Array): Promise<void>;
+  flush(volumeUid: string): Promise<void>;
+  /**
+   * Runs changed in epochs `[sinceEpoch, untilEpoch)` (0 = now), in bytes relative to the extent, clipped to its length,
+   * from `offsetBytes` on, at most `extentsMax`. EPOCH_NOT_FOUND. An empty answer means there is nothing more.
+   */
+  changedExtents(
+    extent: ExtentRef,
+    range: { sinceEpoch: number; untilEpoch: number; offsetBytes: number; lengthBytes: number; extentsMax: number },
+  ): Promise<ByteExtent[]>;
+  allocatedExtents(
+    extent: ExtentRef,
+    range: { offsetBytes: number; lengthBytes: number; extentsMax: number },
+  ): Promise<AllocationExtent[]>;
+
+  /** `unix:PATH` or `HOST:PORT` (port 0 picks one); returns the address in use, as an NBD URI without export name. */
+  listenNbd(address: string): Promise<string>;
+  addExport(spec: ExportSpec): Promise<void>;
+  /** EXPORT_BUSY while clients are connected, unless forced. */
+  removeExport(name: string, options: { force: boolean }): Promise<void>;
+  exportStatus(): Promise<ExportStatus[]>;
+
+  /** One listener; called in the order things happened. */
+  onEvent(listener: (event: EngineEvent) => void): void;
+}
