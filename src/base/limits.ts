@@ -25,6 +25,27 @@ export const COPY_JOB_BYTES_MAX = 4 * MiB;
 export const COPY_JOB_SPAN_BYTES_MAX = 1 * GiB;
 export const COPY_JOB_RUNS_MAX = 256;
 export const COPIER_WORKERS = 2;
+/** Device: asynchronous operations of one device at work at once, so that a stalled one cannot take the whole thread pool. */
+export const DEVICE_OPERATIONS_MAX = 8;
+/** Device: operations waiting behind them; each belongs to a request that is bounded further up. */
+export const DEVICE_QUEUE_MAX = 16_384;
+/** Device: larger requests leave the caller's thread even when they are cached (256 KiB take about 30 us inline). */
+export const DEVICE_INLINE_BYTES_MAX = 256 * KiB;
+/** Device: one write that takes longer than this makes the device slow; then nothing is written on the caller's thread ... */
+export const DEVICE_SLOW_MS = 20;
+/** ... for this long, doubled at each further slow write up to the maximum. */
+export const DEVICE_SLOW_PAUSE_MS = 1000;
+export const DEVICE_SLOW_PAUSE_MS_MAX = 60_000;
+/** Device: zeroing, trimming and sharing of large ranges go in pieces, so that others get their turn. */
+export const DEVICE_RANGE_PIECE_BYTES = 1 * GiB;
+/** Copier: jobs that wait for a worker. */
+export const COPIER_QUEUE_MAX = 4096;
+/** Copier: workers at most when others are stuck in a stalled device ... */
+export const COPIER_WORKERS_MAX = 8;
+/** ... which is assumed when every worker has been busy with one job for this long. */
+export const COPIER_STUCK_MS = 1000;
+/** Copier: a job that shares extents ends early after this time, because sharing waits for the source's writeback. */
+export const COPY_JOB_CLONE_MS_MAX = 100;
 /** Activity log: regions of 4 MiB, this many hot at once (measured: docs/performance.md). */
 export const ACTIVITY_REGION_BYTES = 4 * MiB;
 export const ACTIVITY_SLOTS = 1024;
