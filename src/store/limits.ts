@@ -1,0 +1,14 @@
+/** Bounds of the store; the product's own are in base/limits.ts. */
+import { assert } from "../base/assert.ts";
+import { ENDED_COPIES_MAX, EVENTS_MAX, PAGE_SIZE_MAX, SESSIONS_PER_POINT_MAX } from "../base/limits.ts";
+
+/** One page of a list. */
+export const LIST_ROWS_MAX = 1000;
+/** One commit: the events and rows of the largest point, with the old rows they push out. */
+export const COMMIT_CHANGES_MAX = 4096;
+/** A value: the answer to the largest point. */
+export const VALUE_BYTES_MAX = 4 * 1024 * 1024;
+
+assert(LIST_ROWS_MAX >= PAGE_SIZE_MAX, "a page of the API is one page of the store");
+assert(COMMIT_CHANGES_MAX > 4 * SESSIONS_PER_POINT_MAX, "a point fits into one commit");
+assert(EVENTS_MAX > COMMIT_CHANGES_MAX && ENDED_COPIES_MAX > SESSIONS_PER_POINT_MAX, "a commit does not empty a table");

@@ -1,0 +1,58 @@
+/**
+ * Schema: which form the whole store has, and how an older form becomes the present one.
+ *
+ * Rules: the version row is written with the first commit of an empty store; a newer version is refused, untouched; an
+ * older one is lifted version by version, each step one atomic batch that includes the new version, so that a crash
+ * between steps leaves a store that the next start lifts on.
+ */
+import { TidemarkError } from "../base/errors.ts";
+import * as wire from "../gen/tidemark/store/v1/store.ts";
+import { corruptValue, openValue, sealValue } from "./envelope.ts";
+import type { KeyValue, KeyValueChange } from "./key-value.ts";
+import { storeKey, tableRange } from "./keys.ts";
+
+/** What turns version `n` into `n + 1`: changes computed from the store as it is. */
+export type Migration = (from: KeyValue) => Promise<readonly KeyValueChange[]>;
+
+export interface Schema {
+  readonly version: number;
+  /** Key `n` lifts version `n` to `n + 1`. */
+  readonly migrations: ReadonlyMap<number, Migration>;
+}
+
+export const SCHEMA: Schema = { version: 1, migrations: new Map() };
+
+export const SCHEMA_KEY = storeKey("schema", "version");
+
+/** Checks and, where needed, lifts the schema. SCHEMA_TOO_NEW, METADATA_CORRUPT. */
+export async function settleSchema(engine: KeyValue, schema: Schema): Promise<void> {
+  const value = await engine.get(SCHEMA_KEY);
+  if (value === undefined) {
+    if (!(await isEmpty(engine))) throw corruptValue(SCHEMA_KEY, "it is missing although the store has rows");
+    await engine.batch([versionChange(schema.version)]);
+    return;
+  }
+  const found = wire.SchemaRow.decode(openValue(SCHEMA_KEY, value)).version;
+  if (found > schema.version)
+    throw new TidemarkError("SCHEMA_TOO_NEW", {
+      message: `the data directory has schema version ${found}, this program knows ${schema.version}`,
+      hint: "start the newer version of the program that wrote it",
+      metadata: { found: String(found), known: String(schema.version) },
+    });
+  for (let version = found; version < schema.version; version++) {
+    const migration = schema.migrations.get(version);
+    if (migration === undefined) throw corruptValue(SCHEMA_KEY, `version ${version} is unknown`);
+    await engine.batch([...(await migration(engine)), versionChange(version + 1)]);
+  }
+}
+
+function versionChange(version: number): KeyValueChange {
+  const body = wire.SchemaRow.encode({ version }).finish();
+  return { type: "put", key: SCHEMA_KEY, value: sealValue(SCHEMA_KEY, body) };
+}
+
+async function isEmpty(engine: KeyValue): Promise<boolean> {
+  const range = { after: tableRange("").after.slice(0, 1), before: "\uffff", reverse: false, limit: 1 };
+  for await (const _ of engine.entries(range)) return false;
+  return true;
+}

@@ -1,0 +1,371 @@
+/** The store's contract: one suite, run against every implementation (store.ts, guarantees 1-5). */
+import test, { type ExecutionContext } from "ava";
+import fc from "fast-check";
+import { TidemarkError } from "../../src/base/errors.ts";
+import type { KeyValueChange } from "../../src/store/key-value.ts";
+import { storeKey } from "../../src/store/keys.ts";
+import { COMMIT_CHANGES_MAX } from "../../src/store/limits.ts";
+import type { EndedCopyRow, EventRow, VolumeRow } from "../../src/store/rows.ts";
+import type { Migration, Schema } from "../../src/store/schema.ts";
+import type { Change, Store } from "../../src/store/store.ts";
+
+/** One place that keeps a store's bytes, opened as often as the test likes. */
+export interface StorePlace {
+  open(schema?: Schema): Promise<Store>;
+  /** Changes stored bytes behind the store's back; the store is closed. */
+  rewrite(key: string, change: (value: Uint8Array) => Uint8Array | undefined): Promise<void>;
+  /** Makes a value appear under another key. */
+  move(from: string, to: string): Promise<void>;
+}
+
+export const volumeRow = (number: number, more: Partial<VolumeRow> = {}): VolumeRow => ({
+  uid: `uid-${number}`,
+  lu: number,
+  label: "",
+  path: `/images/${number}.img`,
+  sizeBytes: 2 ** 45 + number * 512,
+  backing: "file",
+  createdByBox: true,
+  createdMs: 1_700_000_000_000 + number,
+  state: "registered",
+  resizingToBytes: 0,
+  ...more,
+});
+
+export const eventRow = (id: number, more: Partial<EventRow> = {}): EventRow => ({
+  id,
+  timeMs: 1_700_000_000_000,
+  type: "copy.started",
+  subject: `c${id}`,
+  message: "copy started",
+  attributes: { source: "g1d1", destination: "g1d2" },
+  ...more,
+});
+
+const extentRow = (number: number) => ({
+  volumeUid: `uid-${number}`,
+  name: `g1d${number}`,
+  offsetBytes: 8192,
+  lengthBytes: 2 ** 40,
+});
+
+const endedCopyRow = (number: number): EndedCopyRow => ({
+  number,
+  source: extentRow(1),
+  destination: extentRow(2),
+  kind: "quickopc",
+  phase: "cancelled",
+  pace: 15,
+  createdMs: 1,
+  pointMs: 2,
+  endedMs: 3,
+  reason: "DIFFERENCE",
+  generation: 4,
+  plannedGranules: 5,
+  pendingGranules: 6,
+  changedGranules: 7,
+  totalGranules: 8,
+  bytesPlanned: 9,
+  bytesCopied: 10,
+  bytesZeroed: 11,
+  bytesCloned: 12,
+  barrierMicroseconds: 13,
+  failureCause: "BAD_SECTOR",
+  failureMessage: "sector 5 of g1d1",
+  destinationUsable: true,
+});
+
+async function refuses(t: ExecutionContext, run: () => Promise<unknown>, code: string, text: string): Promise<void> {
+  const error = await t.throwsAsync(run, { instanceOf: TidemarkError });
+  t.is(error?.code, code as never);
+  t.true(`${error?.message} ${JSON.stringify(error?.detail.metadata)}`.includes(text), error?.message);
+}
+
+async function all<T>(rows: AsyncIterable<T>): Promise<T[]> {
+  const found: T[] = [];
+  for await (const row of rows) found.push(row);
+  return found;
+}
+
+export function storeContract(name: string, make: (t: ExecutionContext) => Promise<StorePlace>): void {
+  test(`${name}: every table gives back what was put, also after a restart`, async (t) => {
+    const place = await make(t);
+    const changes: Change[] = [
+      { table: "box", put: { number: 7, uid: "box-uid", createdMs: 12 } },
+      { table: "volumes", put: volumeRow(1, { label: "db#1", state: "creating", resizingToBytes: 512 }) },
+      {
+        table: "exports",
+        put: { name: "g1d1p2", volumeUid: "uid-1", partition: 2, readOnly: true, createdMs: 5, sizeBytes: 2 ** 40 },
+      },
+      { table: "ended-copies", put: endedCopyRow(9) },
+      { table: "events", put: eventRow(3) },
+      {
+        table: "requests",
+        put: {
+          id: "r/1 ü",
+          method: "/x/Y",
+          requestDigest: Uint8Array.of(1, 2),
+          response: Uint8Array.of(0, 255),
+          answeredMs: 4,
+        },
+      },
+      { table: "counters", put: { name: "copy", value: 2 ** 53 - 1 } },
+    ];
+    const first = await place.open();
+    await first.commit(changes);
+    await first.close();
+    const store = await place.open();
+    t.deepEqual(await store.get("box", "box"), { number: 7, uid: "box-uid", createdMs: 12 });
+    t.deepEqual(
+      await store.get("volumes", "uid-1"),
+      volumeRow(1, { label: "db#1", state: "creating", resizingToBytes: 512 }),
+    );
+    t.is((await store.get("exports", "g1d1p2"))?.partition, 2);
+    t.deepEqual(await store.get("ended-copies", 9), endedCopyRow(9));
+    t.deepEqual(await store.get("events", 3), eventRow(3));
+    const request = await store.get("requests", "r/1 ü");
+    t.deepEqual([...(request?.response ?? [])], [0, 255]);
+    t.is((await store.get("counters", "copy"))?.value, 2 ** 53 - 1);
+    t.is(await store.get("volumes", "uid-2"), undefined);
+    await store.close();
+  });
+
+  test(`${name}: a commit is all or nothing, puts and removes together`, async (t) => {
+    const store = await (await make(t)).open();
+    await store.commit([1, 2].map((n): Change => ({ table: "volumes", put: volumeRow(n) })));
+    await store.commit([
+      { table: "volumes", remove: "uid-1" },
+      { table: "volumes", put: volumeRow(2, { label: "two" }) },
+      { table: "events", put: eventRow(1) },
+    ]);
+    t.is(await store.get("volumes", "uid-1"), undefined);
+    t.is((await store.get("volumes", "uid-2"))?.label, "two");
+    t.is((await store.get("events", 1))?.subject, "c1");
+    await store.commit([]);
+    await store.close();
+  });
+
+  test(`${name}: numbered rows come in the order of their numbers, pages follow each other`, async (t) => {
+    const store = await (await make(t)).open();
+    const ids = [1, 2, 9, 10, 11, 99, 100, 1000, 2 ** 32, 2 ** 53 - 1];
+    await store.commit(ids.toReversed().map((id): Change => ({ table: "events", put: eventRow(id) })));
+    t.deepEqual(
+      (await all(store.scan("events"))).map((row) => row.id),
+      ids,
+    );
+    t.deepEqual(
+      (await store.list("events", { limit: 3 })).map((row) => row.id),
+      [1, 2, 9],
+    );
+    t.deepEqual(
+      (await store.list("events", { limit: 3, after: 9 })).map((row) => row.id),
+      [10, 11, 99],
+    );
+    t.deepEqual(
+      (await store.list("events", { limit: 3, after: 50 })).map((row) => row.id),
+      [99, 100, 1000],
+    );
+    t.deepEqual(
+      (await store.list("events", { limit: 2, order: "descending" })).map((row) => row.id),
+      [2 ** 53 - 1, 2 ** 32],
+    );
+    t.deepEqual(
+      (await store.list("events", { limit: 2, after: 10, order: "descending" })).map((row) => row.id),
+      [9, 2],
+    );
+    t.deepEqual(await store.list("events", { limit: 2, after: 2 ** 53 - 1 }), []);
+    await store.close();
+  });
+
+  test(`${name}: tables do not see each other's rows`, async (t) => {
+    const store = await (await make(t)).open();
+    await store.commit([
+      { table: "events", put: eventRow(1) },
+      { table: "ended-copies", put: endedCopyRow(1) },
+      { table: "counters", put: { name: "!events!1", value: 1 } },
+    ]);
+    t.is((await all(store.scan("events"))).length, 1);
+    t.is((await all(store.scan("ended-copies"))).length, 1);
+    t.is((await all(store.scan("counters"))).length, 1);
+    t.is((await all(store.scan("exports"))).length, 0);
+    await store.close();
+  });
+
+  test(`${name}: a scan sees the instant of its call`, async (t) => {
+    const store = await (await make(t)).open();
+    const put = (from: number, count: number) =>
+      store.commit(Array.from({ length: count }, (_, i): Change => ({ table: "events", put: eventRow(from + i) })));
+    await put(1, 300);
+    const rows = store.scan("events");
+    await put(1000, 300);
+    await store.commit([{ table: "events", remove: 300 }]);
+    t.is((await all(rows)).length, 300);
+    t.is((await all(store.scan("events"))).length, 599);
+    await store.close();
+  });
+
+  test(`${name}: any sequence of commits leaves what a map would hold`, async (t) => {
+    const place = await make(t);
+    const change = fc.record({ number: fc.nat(20), label: fc.option(fc.string({ maxLength: 8 }), { nil: undefined }) });
+    const model = new Map<string, VolumeRow>();
+    let store = await place.open();
+    const property = fc.asyncProperty(
+      fc.array(fc.array(change, { maxLength: 6 }), { maxLength: 5 }),
+      async (commits) => {
+        for (const commit of commits) {
+          const changes = commit.map(({ number, label }): Change => {
+            const row = volumeRow(number, { label: label ?? "" });
+            if (label === undefined) model.delete(row.uid);
+            else model.set(row.uid, row);
+            return label === undefined ? { table: "volumes", remove: row.uid } : { table: "volumes", put: row };
+          });
+          await store.commit(changes);
+        }
+        await store.close();
+        store = await place.open();
+        const expected = [...model.values()].sort((a, b) => (a.uid < b.uid ? -1 : 1));
+        t.deepEqual(await all(store.scan("volumes")), expected);
+      },
+    );
+    await fc.assert(property, { numRuns: 25 });
+    await store.close();
+  });
+
+  test(`${name}: concurrent commits take effect in the order of their calls`, async (t) => {
+    const store = await (await make(t)).open();
+    await Promise.all(
+      Array.from({ length: 200 }, (_, n) => store.commit([{ table: "counters", put: { name: "x", value: n } }])),
+    );
+    t.is((await store.get("counters", "x"))?.value, 199);
+    await store.close();
+  });
+
+  test(`${name}: a damaged value is METADATA_CORRUPT and names its key`, async (t) => {
+    const place = await make(t);
+    const first = await place.open();
+    await first.commit([1, 2].map((n): Change => ({ table: "volumes", put: volumeRow(n) })));
+    await first.close();
+    const key = storeKey("volumes", "uid-1");
+    await place.rewrite(key, (value) => {
+      value[value.length - 1]! ^= 1;
+      return value;
+    });
+    const store = await place.open();
+    await refuses(t, () => store.get("volumes", "uid-1"), "METADATA_CORRUPT", key);
+    await refuses(t, () => store.list("volumes", { limit: 10 }), "METADATA_CORRUPT", key);
+    await refuses(t, () => all(store.scan("volumes")), "METADATA_CORRUPT", key);
+    t.is((await store.get("volumes", "uid-2"))?.lu, 2);
+    await store.close();
+  });
+
+  test(`${name}: every flipped bit and every cut of a value is noticed`, async (t) => {
+    const place = await make(t);
+    const key = storeKey("events", 5);
+    const first = await place.open();
+    await first.commit([{ table: "events", put: eventRow(5) }]);
+    await first.close();
+    let sealed = new Uint8Array();
+    await place.rewrite(key, (value) => {
+      sealed = Uint8Array.from(value);
+      return value;
+    });
+    const damage = fc.oneof(
+      fc.nat(sealed.length * 8 - 1).map((bit) => {
+        const value = Uint8Array.from(sealed);
+        value[bit >> 3]! ^= 1 << (bit & 7);
+        return value;
+      }),
+      fc.nat(sealed.length - 1).map((length) => sealed.slice(0, length)),
+    );
+    const property = fc.asyncProperty(damage, async (value) => {
+      await place.rewrite(key, () => value);
+      const store = await place.open();
+      const error = await t.throwsAsync(() => store.get("events", 5), { instanceOf: TidemarkError });
+      t.true(error?.code === "METADATA_CORRUPT" || error?.code === "SCHEMA_TOO_NEW");
+      await store.close();
+    });
+    await fc.assert(property, { numRuns: 60 });
+  });
+
+  test(`${name}: a value under another key is METADATA_CORRUPT`, async (t) => {
+    const place = await make(t);
+    const first = await place.open();
+    await first.commit([{ table: "volumes", put: volumeRow(1) }]);
+    await first.close();
+    await place.move(storeKey("volumes", "uid-1"), storeKey("volumes", "uid-9"));
+    const store = await place.open();
+    await refuses(t, () => store.get("volumes", "uid-9"), "METADATA_CORRUPT", "uid-9");
+    await store.close();
+  });
+
+  test(`${name}: a newer schema is SCHEMA_TOO_NEW and stays untouched`, async (t) => {
+    const place = await make(t);
+    const first = await place.open({ version: 3, migrations: new Map() });
+    await first.commit([{ table: "volumes", put: volumeRow(1) }]);
+    await first.close();
+    await refuses(t, () => place.open({ version: 2, migrations: new Map() }), "SCHEMA_TOO_NEW", "3");
+    const again = await place.open({ version: 3, migrations: new Map() });
+    t.is((await again.get("volumes", "uid-1"))?.lu, 1);
+    await again.close();
+  });
+
+  test(`${name}: an older schema is lifted step by step, each step once`, async (t) => {
+    const place = await make(t);
+    const first = await place.open({ version: 1, migrations: new Map() });
+    await first.commit([
+      { table: "volumes", put: volumeRow(1) },
+      { table: "counters", put: { name: "old", value: 1 } },
+    ]);
+    await first.close();
+    const steps: number[] = [];
+    const step =
+      (from: number, changes: KeyValueChange[]): Migration =>
+      async () => {
+        steps.push(from);
+        return changes;
+      };
+    const migrations = new Map([
+      [1, step(1, [{ type: "del", key: storeKey("counters", "old") }])],
+      [2, step(2, [])],
+    ]);
+    for (let round = 0; round < 2; round++) {
+      const store = await place.open({ version: 3, migrations });
+      t.is(await store.get("counters", "old"), undefined);
+      t.is((await store.get("volumes", "uid-1"))?.lu, 1);
+      await store.close();
+    }
+    t.deepEqual(steps, [1, 2]);
+  });
+
+  test(`${name}: a schema without a way up, or lost, is METADATA_CORRUPT`, async (t) => {
+    const place = await make(t);
+    await (await place.open({ version: 1, migrations: new Map() })).close();
+    await refuses(t, () => place.open({ version: 2, migrations: new Map() }), "METADATA_CORRUPT", "schema");
+    const store = await place.open({ version: 1, migrations: new Map() });
+    await store.commit([{ table: "events", put: eventRow(1) }]);
+    await store.close();
+    await place.rewrite(storeKey("schema", "version"), () => undefined);
+    await refuses(t, () => place.open({ version: 1, migrations: new Map() }), "METADATA_CORRUPT", "schema");
+  });
+
+  test(`${name}: close waits for commits and is idempotent; a closed store refuses`, async (t) => {
+    const place = await make(t);
+    const store = await place.open();
+    const commit = store.commit([{ table: "volumes", put: volumeRow(1) }]);
+    await Promise.all([store.close(), store.close(), commit]);
+    await refuses(t, () => store.get("volumes", "uid-1"), "STOPPING", "closed");
+    await refuses(t, () => store.commit([]), "STOPPING", "closed");
+    const again = await place.open();
+    t.is((await again.get("volumes", "uid-1"))?.lu, 1);
+    await again.close();
+  });
+
+  test(`${name}: bounds of pages and commits are asserted`, async (t) => {
+    const store = await (await make(t)).open();
+    await t.throwsAsync(() => store.list("events", { limit: 0 }), { message: /assertion/ });
+    await t.throwsAsync(() => store.list("events", { limit: 1001 }), { message: /assertion/ });
+    const many = Array.from({ length: COMMIT_CHANGES_MAX + 1 }, (_, id): Change => ({ table: "events", remove: id }));
+    await t.throwsAsync(() => store.commit(many), { message: /assertion/ });
+    await store.close();
+  });
+}
