@@ -49,6 +49,16 @@ export const COPY_JOB_CLONE_MS_MAX = 100;
 /** Activity log: regions of 4 MiB, this many hot at once (measured: docs/performance.md). */
 export const ACTIVITY_REGION_BYTES = 4 * MiB;
 export const ACTIVITY_SLOTS = 1024;
+/** Writes that wait for a cold region: one for each request that NBD lets in. */
+export const ACTIVITY_WAITERS_MAX = 262_144;
+/** Beyond this size an activity log is worth a checkpoint: replaying it takes some tenths of a second. */
+export const ACTIVITY_LOG_CHECKPOINT_BYTES = 16 * MiB;
+/** State logs: one frame, and what may wait to be written; a map that needs more goes into a file of its own. */
+export const STATE_LOG_FRAME_BYTES_MAX = 64 * MiB;
+export const STATE_LOG_QUEUE_BYTES_MAX = 128 * MiB;
+export const STATE_LOG_QUEUE_FRAMES_MAX = 262_144;
+/** Owner ids (volume uid, session id) in the headers of state files. */
+export const STATE_OWNER_BYTES_MAX = 64;
 export const PACE_MIN = 1;
 export const PACE_MAX = 15;
 /** NBD: the largest request and option that are read; more is answered with an error (NBD protocol, "size limits"). */
@@ -80,4 +90,6 @@ export const CORE_MEMORY_PAGES_MAX = 32_768;
 assert(VOLUME_SIZE_BYTES_MAX / GRANULE_SIZE_BYTES < 2 ** 53, "granule indexes are exact");
 assert(COPY_JOB_BYTES_MAX % GRANULE_SIZE_BYTES === 0, "a job ends on a granule");
 assert(ACTIVITY_REGION_BYTES % GRANULE_SIZE_BYTES === 0, "a region is whole granules");
+assert(STATE_LOG_FRAME_BYTES_MAX < STATE_LOG_QUEUE_BYTES_MAX, "the largest frame may wait");
+assert(ACTIVITY_WAITERS_MAX >= NBD_CONNECTIONS_MAX * NBD_IN_FLIGHT_REQUESTS_MAX, "every NBD request may wait");
 assert(RPC_CHUNK_BYTES < RPC_MESSAGE_BYTES_MAX, "a chunk fits into a message");
