@@ -1,0 +1,32 @@
+/** `tidemark events [--follow] [--subject NAME]` */
+import { BoxServiceClient, Event } from "../../gen/tidemark/v1/box.ts";
+import type { CommandContext } from "../context.ts";
+import { formatTime } from "../display/units.ts";
+
+/** With --json both the kept events and the followed ones are `Event` objects, one a line. */
+export async function events(
+  context: CommandContext,
+  options: { readonly follow?: boolean; readonly subject?: string },
+): Promise<void> {
+  const connection = await context.connect();
+  const client = connection.client(BoxServiceClient);
+  const subject = options.subject ?? "";
+  let lastId = 0n;
+  const fetch = (at: { pageSize: number; pageToken: string }) =>
+    connection.unary(client, client.listEvents, { ...at, subject });
+  for await (const page of connection.pages(fetch)) {
+    for (const event of page.events) {
+      show(context, event);
+      lastId = event.id;
+    }
+  }
+  if (options.follow !== true) return;
+  for await (const seen of connection.serverStream(client, client.watchEvents, { afterId: lastId, subject })) {
+    if (seen.event !== undefined) show(context, seen.event);
+  }
+}
+
+function show(context: CommandContext, event: Event): void {
+  if (context.output.json) context.output.message(Event, event);
+  else context.output.line(`${formatTime(event.time)}  ${event.type}  ${event.subject || "----"}  ${event.message}`);
+}

@@ -1,0 +1,67 @@
+/** Grammar of the commands about the box, the program and the shell. */
+import { Argument, type Command } from "commander";
+import { perform } from "../perform.ts";
+
+export function addBoxCommands(program: Command): void {
+  addServe(program);
+  addState(program);
+  addProgram(program);
+}
+
+function addServe(program: Command): void {
+  program
+    .command("serve")
+    .description("run a box: the server that owns volumes")
+    .option("--data <directory>", "directory of the box's state")
+    .option("--nbd <address>", "also serve NBD, at unix:PATH or HOST:PORT")
+    .option("--box <number>", "number of the box: the g of volume names")
+    .allowUnknownOption() // the server reads its own arguments; these are here to be explained and completed
+    .allowExcessArguments()
+    .action(async () => (await import("../commands/serve.ts")).serve(process.argv, process.env));
+}
+
+function addState(program: Command): void {
+  program
+    .command("status")
+    .description("the box: identity, addresses, totals")
+    .action((_options: object, command: Command) =>
+      perform(command, async (context) => (await import("../commands/status.ts")).status(context)),
+    );
+  program
+    .command("doctor")
+    .description("look for what is wrong or missing, here and in the box, and say what to do")
+    .action((_options: object, command: Command) =>
+      perform(command, async (context) => (await import("../commands/doctor.ts")).doctor(context)),
+    );
+  program
+    .command("events")
+    .description("what happened, oldest first")
+    .option("--follow", "go on with events as they happen")
+    .option("--subject <name>", "only events of this volume, export or copy")
+    .action((options: { follow?: boolean; subject?: string }, command: Command) =>
+      perform(command, async (context) => (await import("../commands/events.ts")).events(context, options)),
+    );
+}
+
+function addProgram(program: Command): void {
+  program
+    .command("completion")
+    .description("print the completion script of a shell")
+    .addArgument(new Argument("<shell>", "shell").choices(["bash", "zsh", "fish"]))
+    .addHelpText(
+      "after",
+      "\nbash: source <(tidemark completion bash)\nzsh:  source <(tidemark completion zsh)\nfish: tidemark completion fish | source",
+    )
+    .action(async (shell: "bash" | "zsh" | "fish") => (await import("../commands/completion.ts")).printScript(shell));
+  program
+    .command("version")
+    .description("versions of this program and of the server")
+    .action((_options: object, command: Command) =>
+      perform(command, async (context) => (await import("../commands/version.ts")).version(context)),
+    );
+  program
+    .command("help")
+    .description("explain a command, or a topic: exit-codes, json")
+    .argument("[command...]", "command or topic")
+    .action(async (words: string[]) => (await import("../commands/help.ts")).help(program, words));
+}
