@@ -19,6 +19,8 @@ export interface IoTarget {
   /** Everything acknowledged before the call is durable when it resolves (all connections: one flush domain). */
   flush(): Promise<void>;
   zero(offsetBytes: number, lengthBytes: number, options: { release: "allow" | "keep" }): Promise<void>;
+  /** Whether `zero` is much cheaper than writing zeros (NBD_CMD_FLAG_FAST_ZERO). Absent: it is not known to be. */
+  zeroIsFast?(options: { release: "allow" | "keep" }): boolean;
   trim(offsetBytes: number, lengthBytes: number): Promise<void>;
   /** Brings data not yet received from a copy source into the volume (NBD_CMD_CACHE). */
   cache(offsetBytes: number, lengthBytes: number): Promise<void>;
