@@ -1,0 +1,418 @@
+/**
+ * A regular file or a block device of this machine, through its open descriptor.
+ *
+ * Role: I/O only; `openDevice` has checked, opened and locked the descriptor, and nothing here uses the path except in
+ * messages. `tryRead`/`tryWrite` answer from the page cache on the caller's thread; everything else runs in the thread
+ * pool, at most DEVICE_OPERATIONS_MAX at once.
+ * Invariants:
+ *   1. `tryRead` never waits: it asks with RWF_NOWAIT, or the file system is memory.
+ *   2. `tryWrite` asks with RWF_NOWAIT where writes can be asked; else it writes plainly where reads can be asked (not
+ *      FUSE, not network) and while the device is not slow.
+ *   3. A failed sync fails the device for good.
+ */
+import fs from "node:fs";
+import { assert } from "../../base/assert.ts";
+import { TidemarkError } from "../../base/errors.ts";
+import {
+  DEVICE_INLINE_BYTES_MAX,
+  DEVICE_OPERATIONS_MAX,
+  DEVICE_QUEUE_MAX,
+  DEVICE_RANGE_PIECE_BYTES,
+} from "../../base/limits.ts";
+import type { AllocationExtent, BlockDevice, Clock, DeviceCapabilities } from "../../base/ports.ts";
+import { MiB } from "../../base/units.ts";
+import {
+  EINTR,
+  EINVAL,
+  ENXIO,
+  EOPNOTSUPP,
+  errnoName,
+  type IoPlace,
+  ioError,
+  ioErrorOf,
+  isUnsupported,
+} from "./errno.ts";
+import { InlineGate } from "./inline-gate.ts";
+import { FALLOC_PUNCH_HOLE_KEEP_SIZE, FALLOC_ZERO_RANGE_KEEP_SIZE, native, SEEK_DATA, SEEK_HOLE } from "./native.ts";
+import { OperationQueue } from "./operation-queue.ts";
+import { assertRange } from "./range-check.ts";
+import { SharedSync } from "./shared-sync.ts";
+import { sizeProblem } from "./size-rule.ts";
+
+/** How I/O on the caller's thread is possible: asked without waiting, always (memory), or not at all. */
+export type InlineMode = "nowait" | "plain" | "never";
+
+export interface HostDeviceFacts {
+  readonly path: string;
+  readonly kind: "file" | "block";
+  readonly sizeBytes: number;
+  readonly readOnly: boolean;
+  readonly capabilities: DeviceCapabilities;
+  readonly inlineRead: InlineMode;
+  readonly inlineWrite: InlineMode;
+  /** Partial writes need the rest of the page: they leave the thread unless that is cached. */
+  readonly pageBytes: number;
+}
+
+const ZEROS = Buffer.alloc(1 * MiB);
+
+export class HostDevice implements BlockDevice {
+  readonly kind: "file" | "block";
+  readonly readOnly: boolean;
+  readonly capabilities: DeviceCapabilities;
+  readonly direct: { readonly fd: number; readonly baseOffsetBytes: number };
+  readonly path: string;
+  readonly #fd: number;
+  readonly #pageBytes: number;
+  readonly #inlineRead: InlineMode;
+  #inlineWrite: InlineMode;
+  readonly #gate: InlineGate;
+  readonly #queue = new OperationQueue({ activeMax: DEVICE_OPERATIONS_MAX, waitingMax: DEVICE_QUEUE_MAX });
+  readonly #sync = new SharedSync(() => this.#syncOnce());
+  /** fallocate modes that this device has turned down. */
+  readonly #refused = new Set<number>();
+  readonly #probe = new Uint8Array(1);
+  #sizeBytes: number;
+  #failure: TidemarkError | undefined;
+  #closing: Promise<void> | undefined;
+
+  constructor(fd: number, facts: HostDeviceFacts, clock: Clock) {
+    this.#fd = fd;
+    this.path = facts.path;
+    this.kind = facts.kind;
+    this.readOnly = facts.readOnly;
+    this.capabilities = facts.capabilities;
+    this.direct = { fd, baseOffsetBytes: 0 };
+    this.#sizeBytes = facts.sizeBytes;
+    this.#pageBytes = facts.pageBytes;
+    this.#inlineRead = facts.inlineRead;
+    this.#inlineWrite = facts.readOnly || facts.inlineRead === "never" ? "never" : facts.inlineWrite;
+    this.#gate = new InlineGate(clock);
+  }
+
+  get sizeBytes(): number {
+    return this.#sizeBytes;
+  }
+
+  tryRead(offsetBytes: number, into: Uint8Array): boolean {
+    assertRange(this.#sizeBytes, offsetBytes, into.length);
+    if (this.#inlineRead === "never" || into.length > DEVICE_INLINE_BYTES_MAX || this.#failure !== undefined)
+      return false;
+    if (this.#inlineRead === "nowait") return native?.preadNowait(this.#fd, into, offsetBytes) === into.length;
+    // Errors and short results are the asynchronous form's to report.
+    try {
+      return fs.readSync(this.#fd, into, 0, into.length, offsetBytes) === into.length;
+    } catch {
+      return false;
+    }
+  }
+
+  tryWrite(offsetBytes: number, from: Uint8Array): boolean {
+    assertRange(this.#sizeBytes, offsetBytes, from.length);
+    if (this.#inlineWrite === "never" || from.length > DEVICE_INLINE_BYTES_MAX || this.#failure !== undefined)
+      return false;
+    const beganMs = this.#gate.begin();
+    if (beganMs < 0 || !this.#edgesCached(offsetBytes, from.length)) return false;
+    let done = 0;
+    if (this.#inlineWrite === "nowait" && native !== undefined) {
+      done = native.pwriteNowait(this.#fd, from, offsetBytes);
+      if (done === from.length) return true;
+      if (done === -EOPNOTSUPP) this.#inlineWrite = "plain";
+      else if (done <= 0) return false;
+      done = Math.max(done, 0);
+    }
+    // What NOWAIT left over is written plainly: half a write must not stay visible.
+    try {
+      while (done < from.length) {
+        const count = fs.writeSync(this.#fd, from, done, from.length - done, offsetBytes + done);
+        if (count === 0) throw ioError("EIO", this.#place("write", offsetBytes, from.length));
+        done += count;
+      }
+    } catch (error) {
+      throw ioErrorOf(error, this.#place("write", offsetBytes, from.length));
+    } finally {
+      this.#gate.ended(beganMs);
+    }
+    return true;
+  }
+
+  /** A write that covers only a part of its first or last page would read that page first. */
+  #edgesCached(offsetBytes: number, lengthBytes: number): boolean {
+    if (this.#inlineRead !== "nowait") return true;
+    const page = this.#pageBytes;
+    const endBytes = offsetBytes + lengthBytes;
+    if (offsetBytes % page !== 0 && native?.preadNowait(this.#fd, this.#probe, offsetBytes) !== 1) return false;
+    return endBytes % page === 0 || native?.preadNowait(this.#fd, this.#probe, endBytes - 1) === 1;
+  }
+
+  read(offsetBytes: number, into: Uint8Array): Promise<void> {
+    assertRange(this.#sizeBytes, offsetBytes, into.length);
+    return this.#run(() => this.#readFully(offsetBytes, into));
+  }
+
+  async #readFully(offsetBytes: number, into: Uint8Array): Promise<void> {
+    const place = this.#place("read", offsetBytes, into.length);
+    let done = 0;
+    while (done < into.length) {
+      const count = await transfer("read", this.#fd, into, done, offsetBytes + done, place);
+      if (count === 0) throw await this.#shrunk(offsetBytes + done);
+      done += count;
+    }
+  }
+
+  write(offsetBytes: number, from: Uint8Array): Promise<void> {
+    assertRange(this.#sizeBytes, offsetBytes, from.length);
+    return this.#run(async () => {
+      this.#assertWritable();
+      const beganMs = this.#gate.asyncBegin();
+      await this.#writeFully(offsetBytes, from);
+      this.#gate.asyncEnded(beganMs);
+    });
+  }
+
+  async #writeFully(offsetBytes: number, from: Uint8Array): Promise<void> {
+    const place = this.#place("write", offsetBytes, from.length);
+    let done = 0;
+    while (done < from.length) {
+      done += await transfer("write", this.#fd, from, done, offsetBytes + done, place);
+    }
+  }
+
+  async flush(): Promise<void> {
+    this.#assertUsable();
+    if (!this.readOnly) await this.#sync.request();
+  }
+
+  async #syncOnce(): Promise<void> {
+    this.#assertUsable();
+    const place = this.#place("flush");
+    try {
+      await new Promise<void>((resolve, reject) =>
+        fs.fdatasync(this.#fd, (error) => (error ? reject(error) : resolve())),
+      );
+    } catch (error) {
+      throw this.#fail(ioErrorOf(error, place));
+    }
+    if (this.kind !== "file") return;
+    const presentBytes = await this.#presentSize();
+    if (presentBytes < this.#sizeBytes) throw this.#fail(this.#shrunkError(presentBytes));
+  }
+
+  async zero(offsetBytes: number, lengthBytes: number, options: { release: "allow" | "keep" }): Promise<void> {
+    assertRange(this.#sizeBytes, offsetBytes, lengthBytes);
+    this.#assertUsable();
+    this.#assertWritable();
+    const modes =
+      options.release === "allow"
+        ? [FALLOC_PUNCH_HOLE_KEEP_SIZE, FALLOC_ZERO_RANGE_KEEP_SIZE]
+        : [FALLOC_ZERO_RANGE_KEEP_SIZE];
+    for (let at = 0; at < lengthBytes; at += DEVICE_RANGE_PIECE_BYTES) {
+      await this.#zeroPiece(offsetBytes + at, Math.min(DEVICE_RANGE_PIECE_BYTES, lengthBytes - at), modes);
+    }
+  }
+
+  async #zeroPiece(offsetBytes: number, lengthBytes: number, modes: readonly number[]): Promise<void> {
+    for (const mode of modes) {
+      if (await this.#run(() => this.#fallocate(mode, "zero", offsetBytes, lengthBytes))) return;
+    }
+    for (let at = 0; at < lengthBytes; at += ZEROS.length) {
+      const piece = ZEROS.subarray(0, Math.min(ZEROS.length, lengthBytes - at));
+      await this.#run(() => this.#writeFully(offsetBytes + at, piece));
+    }
+  }
+
+  /** False when the device cannot do it (this mode, or at this alignment). */
+  async #fallocate(mode: number, action: string, offsetBytes: number, lengthBytes: number): Promise<boolean> {
+    if (native === undefined || this.#refused.has(mode)) return false;
+    for (;;) {
+      const result = await native.fallocateAsync(this.#fd, mode, offsetBytes, lengthBytes);
+      if (result >= 0) return true;
+      if (result === -EINTR) continue;
+      if (result === -EINVAL && this.kind === "block") return false;
+      if (!isUnsupported(-result)) throw ioError(errnoName(-result), this.#place(action, offsetBytes, lengthBytes));
+      this.#refused.add(mode);
+      return false;
+    }
+  }
+
+  async trim(offsetBytes: number, lengthBytes: number): Promise<void> {
+    assertRange(this.#sizeBytes, offsetBytes, lengthBytes);
+    this.#assertUsable();
+    this.#assertWritable();
+    if (!this.capabilities.trim) return;
+    for (let at = 0; at < lengthBytes; at += DEVICE_RANGE_PIECE_BYTES) {
+      const pieceOffset = offsetBytes + at;
+      const pieceLength = Math.min(DEVICE_RANGE_PIECE_BYTES, lengthBytes - at);
+      await this.#run(async () => {
+        const punched = await this.#fallocate(FALLOC_PUNCH_HOLE_KEEP_SIZE, "trim", pieceOffset, pieceLength);
+        if (!punched && this.kind === "block") await this.#discard(pieceOffset, pieceLength);
+      });
+    }
+  }
+
+  async #discard(offsetBytes: number, lengthBytes: number): Promise<void> {
+    const result = (await native?.blockDiscardAsync(this.#fd, offsetBytes, lengthBytes)) ?? 0;
+    // A hint that this device or this alignment does not take is no error.
+    if (result >= 0 || isUnsupported(-result) || result === -EINVAL) return;
+    throw ioError(errnoName(-result), this.#place("trim", offsetBytes, lengthBytes));
+  }
+
+  allocation(offsetBytes: number, lengthBytes: number, extentsMax: number): Promise<AllocationExtent[]> {
+    assertRange(this.#sizeBytes, offsetBytes, lengthBytes);
+    if (lengthBytes === 0 || extentsMax <= 0) return Promise.resolve([]);
+    if (!this.capabilities.holes) return this.#run(async () => [{ offsetBytes, lengthBytes, zero: false }]);
+    return this.#run(() => this.#extents(offsetBytes, offsetBytes + lengthBytes, extentsMax));
+  }
+
+  async #extents(firstBytes: number, endBytes: number, extentsMax: number): Promise<AllocationExtent[]> {
+    const extents: AllocationExtent[] = [];
+    let at = firstBytes;
+    while (at < endBytes && extents.length < extentsMax) {
+      const data = Math.min(await this.#seek(at, SEEK_DATA), endBytes);
+      if (data > at) extents.push({ offsetBytes: at, lengthBytes: data - at, zero: true });
+      at = data;
+      if (at >= endBytes || extents.length >= extentsMax) break;
+      const hole = Math.min(await this.#seek(at, SEEK_HOLE), endBytes);
+      if (hole > at) extents.push({ offsetBytes: at, lengthBytes: hole - at, zero: false });
+      at = hole;
+    }
+    return extents;
+  }
+
+  /** Next data or hole; the device's end when there is none. */
+  async #seek(offsetBytes: number, whence: number): Promise<number> {
+    assert(native !== undefined, "a device with holes has native calls");
+    const result = await native.seekAsync(this.#fd, offsetBytes, whence);
+    if (result >= 0) return result;
+    if (result === -ENXIO) return this.#sizeBytes;
+    // A file system that cannot tell: everything is data.
+    if (result === -EINVAL || isUnsupported(-result)) return whence === SEEK_DATA ? offsetBytes : this.#sizeBytes;
+    throw ioError(errnoName(-result), this.#place("look for holes in", offsetBytes, 0));
+  }
+
+  async resize(sizeBytes: number): Promise<void> {
+    this.#assertUsable();
+    const problem = sizeProblem(this.path, sizeBytes);
+    if (problem !== undefined) throw problem;
+    if (this.kind === "block") {
+      const presentBytes = native?.blockSize(this.#fd) ?? this.#sizeBytes;
+      if (presentBytes !== sizeBytes) throw wrongBlockSize(this.path, presentBytes, sizeBytes);
+    } else if (sizeBytes !== (await this.#presentSize())) {
+      this.#assertWritable();
+      await this.#run(() => this.#truncate(sizeBytes));
+    }
+    this.#sizeBytes = sizeBytes;
+  }
+
+  async #truncate(sizeBytes: number): Promise<void> {
+    const call = (begin: (done: fs.NoParamCallback) => void) =>
+      new Promise<void>((resolve, reject) => begin((error) => (error ? reject(error) : resolve())));
+    try {
+      await call((done) => fs.ftruncate(this.#fd, sizeBytes, done));
+      await call((done) => fs.fsync(this.#fd, done));
+    } catch (error) {
+      throw ioErrorOf(error, this.#place("resize"));
+    }
+  }
+
+  /** Waits for what is under way; releases the lock with the descriptor. */
+  close(): Promise<void> {
+    this.#closing ??= (async () => {
+      this.#failure ??= new TidemarkError("DEVICE_GONE", {
+        message: `${this.path} is closed`,
+        metadata: { path: this.path },
+      });
+      await this.#queue.idle();
+      await this.#sync.idle();
+      await new Promise<void>((resolve, reject) => fs.close(this.#fd, (error) => (error ? reject(error) : resolve())));
+    })();
+    return this.#closing;
+  }
+
+  #run<T>(operation: () => Promise<T>): Promise<T> {
+    return this.#queue.run(async () => {
+      this.#assertUsable();
+      return operation();
+    });
+  }
+
+  #assertUsable(): void {
+    if (this.#failure !== undefined) throw this.#failure;
+  }
+
+  #assertWritable(): void {
+    if (this.readOnly) throw ioError("EROFS", this.#place("write to"));
+  }
+
+  #place(action: string, offsetBytes?: number, lengthBytes?: number): IoPlace {
+    if (offsetBytes === undefined || lengthBytes === undefined) return { path: this.path, action };
+    return { path: this.path, action, offsetBytes, lengthBytes };
+  }
+
+  /** Later calls get DEVICE_GONE; this one the cause itself. */
+  #fail(cause: TidemarkError): TidemarkError {
+    this.#failure ??= new TidemarkError(
+      "DEVICE_GONE",
+      {
+        message: `${this.path} is not used any more because a flush failed: ${cause.message}`,
+        hint: "what was written last may be lost; check the device, then restart the box",
+        metadata: { path: this.path, cause: cause.code },
+      },
+      { cause },
+    );
+    return cause;
+  }
+
+  #presentSize(): Promise<number> {
+    return new Promise((resolve, reject) =>
+      fs.fstat(this.#fd, (error, facts) =>
+        error ? reject(ioErrorOf(error, this.#place("look at"))) : resolve(facts.size),
+      ),
+    );
+  }
+
+  async #shrunk(atBytes: number): Promise<TidemarkError> {
+    return this.#shrunkError(this.kind === "file" ? await this.#presentSize() : atBytes);
+  }
+
+  #shrunkError(presentBytes: number): TidemarkError {
+    return new TidemarkError("DEVICE_GONE", {
+      message: `${this.path} has shrunk from ${this.#sizeBytes} to ${presentBytes} bytes behind the box's back`,
+      hint: "restore its size (truncate -s), check its content, then restart the box",
+      metadata: {
+        path: this.path,
+        reason: "VOLUME_SHRUNK",
+        sizeBytes: String(this.#sizeBytes),
+        presentBytes: String(presentBytes),
+      },
+    });
+  }
+}
+
+function wrongBlockSize(path: string, presentBytes: number, sizeBytes: number): TidemarkError {
+  return new TidemarkError("SIZE_INVALID", {
+    message: `${path} is a block device of ${presentBytes} bytes; it cannot be made ${sizeBytes} bytes`,
+    hint: "resize the block device itself first (lvextend, losetup -c), then repeat with its new size",
+    metadata: { path, presentBytes: String(presentBytes) },
+  });
+}
+
+/** One read or write in the thread pool; gives the bytes moved, which may be fewer than asked. */
+function transfer(
+  way: "read" | "write",
+  fd: number,
+  buffer: Uint8Array,
+  from: number,
+  position: number,
+  place: IoPlace,
+): Promise<number> {
+  return new Promise((resolve, reject) => {
+    const done = (error: NodeJS.ErrnoException | null, count: number) => {
+      if (error !== null) reject(ioErrorOf(error, place));
+      else if (count === 0 && way === "write") reject(ioError("EIO", place));
+      else resolve(count);
+    };
+    if (way === "read") fs.read(fd, buffer, from, buffer.length - from, position, done);
+    else fs.write(fd, buffer, from, buffer.length - from, position, done);
+  });
+}

@@ -1,0 +1,234 @@
+/**
+ * The mover: copies stretches from one device to another, in worker threads where it can.
+ *
+ * Role: hands jobs to copier workers in the order in which they came; decides nothing about what is copied.
+ * Invariants:
+ *   1. A worker has at most one job. Jobs wait in order, at most COPIER_QUEUE_MAX.
+ *   2. A worker that dies takes only its own job with it (INTERNAL); the next job that needs it starts a new one.
+ *   3. When every worker has been stuck in one job for COPIER_STUCK_MS, further ones are started, up to
+ *      COPIER_WORKERS_MAX, so that a stalled device does not stop the copies of others.
+ */
+import type { Worker } from "node:worker_threads";
+import { systemClock } from "../../base/clock.ts";
+import { fromErrorRecord, TidemarkError } from "../../base/errors.ts";
+import { COPIER_QUEUE_MAX, COPIER_STUCK_MS, COPIER_WORKERS_MAX } from "../../base/limits.ts";
+import type { BlockDevice, Clock, MoveResult, MoveRun } from "../../base/ports.ts";
+import { spawnWorker } from "../../base/spawn-worker.ts";
+import type { CopierReply } from "./copier-worker.ts";
+import type { DirectEnd, DirectJob } from "./move-direct.ts";
+import { moveThroughPort } from "./move-through-port.ts";
+
+export interface Mover {
+  /**
+   * Copies the runs in order. Ends early, at a granule boundary counted from a run's start, once `budgetBytes` have been
+   * copied or written as zeros (holes and shared extents are free), or when sharing has taken COPY_JOB_CLONE_MS_MAX;
+   * a budget of Number.MAX_SAFE_INTEGER never ends early.
+   * The caller keeps both ranges locked and both devices open. Nothing is flushed.
+   * Errors carry `side` ("source" | "destination") and `doneBytes`, `copiedBytes`, `zeroedBytes`, `clonedBytes` in their
+   * metadata: what was finished before, along the runs in order. LIMIT_EXCEEDED when too many jobs wait; STOPPING.
+   */
+  move(
+    from: BlockDevice,
+    to: BlockDevice,
+    runs: readonly MoveRun[],
+    options: { readonly budgetBytes: number },
+  ): Promise<MoveResult>;
+  /** Ends the jobs that run, refuses the ones that wait (STOPPING), stops the workers. */
+  close(): Promise<void>;
+}
+
+export interface MoverOptions {
+  /** 0: everything on the caller's thread. */
+  readonly workers: number;
+  readonly clock?: Clock;
+}
+
+export function createMover(options: MoverOptions): Mover {
+  return new WorkerMover(options.workers, options.clock ?? systemClock);
+}
+
+interface Job {
+  readonly message: DirectJob;
+  readonly resolve: (result: MoveResult) => void;
+  readonly reject: (error: TidemarkError) => void;
+}
+
+interface Seat {
+  worker: Worker;
+  job: Job | undefined;
+  beganMs: number;
+}
+
+class WorkerMover implements Mover {
+  readonly #workers: number;
+  readonly #clock: Clock;
+  readonly #seats: Seat[] = [];
+  readonly #queue: Job[] = [];
+  readonly #closing = new AbortController();
+  #closed: Promise<void> | undefined;
+  #watching = false;
+  readonly #portMoves = new Set<Promise<void>>();
+
+  constructor(workers: number, clock: Clock) {
+    this.#workers = workers;
+    this.#clock = clock;
+    for (let index = 0; index < workers; index++) this.#addSeat();
+  }
+
+  move(
+    from: BlockDevice,
+    to: BlockDevice,
+    runs: readonly MoveRun[],
+    { budgetBytes }: { readonly budgetBytes: number },
+  ): Promise<MoveResult> {
+    if (this.#closing.signal.aborted) return Promise.reject(stopping());
+    const [source, destination] = [endOf(from, "source"), endOf(to, "destination")];
+    if (source === undefined || destination === undefined || this.#workers === 0) {
+      const moving = moveThroughPort(from, to, runs, budgetBytes);
+      const settled: Promise<void> = moving.then(
+        () => {},
+        () => {},
+      );
+      this.#portMoves.add(settled);
+      void settled.then(() => this.#portMoves.delete(settled));
+      return moving;
+    }
+    if (this.#queue.length >= COPIER_QUEUE_MAX) return Promise.reject(tooMany());
+    const flat = new Float64Array(runs.length * 3);
+    for (const [index, run] of runs.entries()) {
+      flat.set([run.fromOffsetBytes, run.toOffsetBytes, run.lengthBytes], index * 3);
+    }
+    return new Promise((resolve, reject) => {
+      this.#queue.push({ message: { from: source, to: destination, runs: flat, budgetBytes }, resolve, reject });
+      this.#dispatch();
+    });
+  }
+
+  close(): Promise<void> {
+    this.#closed ??= this.#close();
+    return this.#closed;
+  }
+
+  async #close(): Promise<void> {
+    this.#closing.abort();
+    for (const job of this.#queue.splice(0)) job.reject(stopping());
+    await Promise.all(this.#portMoves);
+    const busy = this.#seats.filter((seat) => seat.job !== undefined);
+    await Promise.all(
+      busy.map(
+        (seat) =>
+          new Promise<void>((resolve) => seat.worker.once("message", () => resolve()).once("exit", () => resolve())),
+      ),
+    );
+    await Promise.all(this.#seats.splice(0).map((seat) => seat.worker.terminate()));
+  }
+
+  #addSeat(): Seat {
+    const worker = spawnWorker(import.meta, "./copier-worker");
+    const seat: Seat = { worker, job: undefined, beganMs: 0 };
+    worker.unref();
+    worker.on("message", (reply: CopierReply) => this.#ended(seat, reply));
+    worker.on("error", (error) => this.#crashed(seat, error));
+    worker.on("exit", (code) => this.#crashed(seat, new Error(`it ended with code ${code}`)));
+    this.#seats.push(seat);
+    return seat;
+  }
+
+  #dispatch(): void {
+    while (this.#queue.length > 0) {
+      const seat = this.#freeSeat();
+      if (seat === undefined) {
+        this.#watch();
+        return;
+      }
+      const job = this.#queue.shift();
+      if (job === undefined) return;
+      seat.job = job;
+      seat.beganMs = this.#clock.monotonicMs();
+      seat.worker.ref();
+      seat.worker.postMessage(job.message, [job.message.runs.buffer as ArrayBuffer]);
+    }
+  }
+
+  #freeSeat(): Seat | undefined {
+    const free = this.#seats.find((seat) => seat.job === undefined);
+    if (free !== undefined) return free;
+    if (this.#seats.length < this.#workers || this.#allStuck()) return this.#addSeat();
+    return undefined;
+  }
+
+  #allStuck(): boolean {
+    const limitMs = this.#clock.monotonicMs() - COPIER_STUCK_MS;
+    return this.#seats.length < COPIER_WORKERS_MAX && this.#seats.every((seat) => seat.beganMs <= limitMs);
+  }
+
+  /** While jobs wait: looks again from time to time whether every worker is stuck. */
+  #watch(): void {
+    if (this.#watching || this.#closing.signal.aborted || this.#seats.length >= COPIER_WORKERS_MAX) return;
+    this.#watching = true;
+    void this.#clock.sleep(COPIER_STUCK_MS, this.#closing.signal).then(() => {
+      this.#watching = false;
+      if (!this.#closing.signal.aborted) this.#dispatch();
+    });
+  }
+
+  #ended(seat: Seat, reply: CopierReply): void {
+    const job = seat.job;
+    seat.job = undefined;
+    seat.worker.unref();
+    if ("result" in reply) job?.resolve(reply.result);
+    else job?.reject(fromErrorRecord(reply.error));
+    // A worker that was added for stuck ones leaves when there is nothing to do.
+    if (this.#queue.length === 0 && this.#seats.length > this.#workers) this.#retire(seat);
+    this.#dispatch();
+  }
+
+  #retire(seat: Seat): void {
+    this.#remove(seat);
+    seat.worker.removeAllListeners();
+    void seat.worker.terminate();
+  }
+
+  #crashed(seat: Seat, cause: Error): void {
+    if (!this.#remove(seat)) return;
+    seat.job?.reject(
+      new TidemarkError(
+        "INTERNAL",
+        {
+          message: `a copier worker ended unexpectedly: ${cause.message}`,
+          hint: "the copy is tried again with a new one",
+        },
+        { cause },
+      ),
+    );
+    seat.job = undefined;
+    if (!this.#closing.signal.aborted) this.#dispatch();
+  }
+
+  #remove(seat: Seat): boolean {
+    const index = this.#seats.indexOf(seat);
+    if (index >= 0) this.#seats.splice(index, 1);
+    return index >= 0;
+  }
+}
+
+function endOf(device: BlockDevice, side: string): DirectEnd | undefined {
+  if (device.direct === undefined) return undefined;
+  const { holes, cloneDomain } = device.capabilities;
+  const name = "path" in device && typeof device.path === "string" ? device.path : `the ${side}`;
+  return { ...device.direct, name, holes, cloneDomain };
+}
+
+function stopping(): TidemarkError {
+  return new TidemarkError("STOPPING", {
+    message: "the copier is stopping",
+    hint: "repeat after the box has started again",
+  });
+}
+
+function tooMany(): TidemarkError {
+  return new TidemarkError("LIMIT_EXCEEDED", {
+    message: `${COPIER_QUEUE_MAX} copy jobs wait already`,
+    hint: "wait until some have ended",
+  });
+}
