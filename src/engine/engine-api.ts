@@ -154,6 +154,8 @@ export type EngineEvent =
   | { readonly type: "session.changed"; readonly session: SessionStatus }
   | { readonly type: "session.ended"; readonly session: SessionStatus; readonly destinationUsable: boolean }
   | { readonly type: "volume.failed"; readonly uid: string; readonly failure: ErrorRecord }
+  /** Something in the background did not work; nothing is lost, but somebody should look. */
+  | { readonly type: "engine.trouble"; readonly message: string }
   | { readonly type: "nbd.connected" | "nbd.disconnected"; readonly exportName: string; readonly peer: string };
 
 export interface EngineApi {

@@ -1,10 +1,24 @@
-/** Runs tasks one after the other, in the order they came. */
+/** Lets one task at a time in, in the order they came. */
 export class Mutex {
-  #tail: Promise<unknown> = Promise.resolve();
+  #tail: Promise<void> = Promise.resolve();
 
-  run<T>(task: () => Promise<T>): Promise<T> {
-    const result = this.#tail.then(task);
-    this.#tail = result.catch(() => undefined); // the caller of `run` gets the error
-    return result;
+  async run<T>(task: () => Promise<T>): Promise<T> {
+    const release = await this.acquire();
+    try {
+      return await task();
+    } finally {
+      release();
+    }
+  }
+
+  /** Resolves with the function that lets the next one in; to be called exactly once. */
+  async acquire(): Promise<() => void> {
+    const before = this.#tail;
+    let release: () => void = () => undefined;
+    this.#tail = new Promise((resolve) => {
+      release = resolve;
+    });
+    await before;
+    return release;
   }
 }

@@ -1,0 +1,301 @@
+/**
+ * The engine: every volume and session of a box, and the NBD door.
+ *
+ * Role: puts the parts together and answers EngineApi. Single-threaded owner of all order: in production it runs in its own
+ * worker thread, in tests in the same thread.
+ * Imports: base, core-wasm. No policy.
+ */
+import { systemClock } from "../base/clock.ts";
+import { TidemarkError } from "../base/errors.ts";
+import { COPIER_WORKERS, PACE_MAX, PACE_MIN, RPC_CHUNK_BYTES } from "../base/limits.ts";
+import type { AllocationExtent, ByteExtent, Clock } from "../base/ports.ts";
+import { identityOf } from "./device/identity.ts";
+import { createMover } from "./device/mover.ts";
+import { openDevice } from "./device/open-device.ts";
+import { readPartitions } from "./device/partition-table.ts";
+import { systemStateFiles } from "./durable/system-state-files.ts";
+import type {
+  CopyPlan,
+  EngineApi,
+  EngineConfig,
+  EngineEvent,
+  ExportSpec,
+  ExportStatus,
+  ExtentRef,
+  PartitionFacts,
+  SessionStatus,
+  StartRequest,
+  VolumeFacts,
+  VolumeSpec,
+  VolumeStatus,
+} from "./engine-api.ts";
+import { Exports } from "./io/exports.ts";
+import { VolumeTarget } from "./io/volume-target.ts";
+import { loadCore } from "./map/core.ts";
+import { NbdServer } from "./nbd/server.ts";
+import type { EnginePorts, OpenedDevice } from "./ports.ts";
+import { recover } from "./recovery.ts";
+import type { SessionSet } from "./session/session-set.ts";
+import { createVolumeFile, inspectVolumePath, removeVolumeFile } from "./volume/volume-file.ts";
+import { VolumeSet } from "./volume/volume-set.ts";
+
+/** What tests and the simulator may replace. */
+export interface EngineOptions {
+  readonly clock?: Clock;
+  /** Replaces ports that production builds itself. */
+  readonly ports?: (config: EngineConfig) => Promise<Partial<EnginePorts>>;
+}
+
+/** The parts that exist between `start` and `stop`. */
+interface Running {
+  readonly ports: EnginePorts;
+  readonly volumes: VolumeSet;
+  readonly sessions: SessionSet;
+}
+
+export async function createEngine(options: EngineOptions = {}): Promise<EngineApi> {
+  return new Engine(options);
+}
+
+class Engine implements EngineApi {
+  readonly #options: EngineOptions;
+  readonly #clock: Clock;
+  readonly #exports = new Exports();
+  readonly #nbd: NbdServer;
+  #running: Running | undefined;
+  #listener: (event: EngineEvent) => void = () => undefined;
+
+  constructor(options: EngineOptions) {
+    this.#options = options;
+    this.#clock = options.clock ?? systemClock;
+    this.#nbd = new NbdServer({
+      exports: this.#exports,
+      clock: this.#clock,
+      onConnect: (exportName, peer) => this.#listener({ type: "nbd.connected", exportName, peer }),
+      onDisconnect: (exportName, peer) => this.#listener({ type: "nbd.disconnected", exportName, peer }),
+    });
+  }
+
+  onEvent(listener: (event: EngineEvent) => void): void {
+    this.#listener = listener;
+  }
+
+  async start(config: EngineConfig): Promise<{ volumes: VolumeStatus[]; sessions: SessionStatus[] }> {
+    if (this.#running) throw new TidemarkError("INTERNAL", { message: "the engine is started twice" });
+    const emit = (event: EngineEvent) => this.#listener(event);
+    const core = await loadCore();
+    const given = (await this.#options.ports?.(config)) ?? {};
+    const ports: EnginePorts = {
+      clock: this.#clock,
+      core,
+      mover: given.mover ?? createMover({ workers: COPIER_WORKERS }),
+      files: given.files ?? systemStateFiles(config.stateDirectory),
+      openDevice: given.openDevice ?? ((path) => openVolumeDevice(path, this.#clock)),
+      identityOf: given.identityOf ?? identityOf,
+    };
+    const volumes = new VolumeSet({ ports, emit });
+    const sessions = await recover({ ports, volumes, emit, specs: config.volumes });
+    this.#running = { ports, volumes, sessions };
+    const statuses = { volumes: volumes.statuses(), sessions: sessions.statuses() };
+    sessions.resume();
+    return statuses;
+  }
+
+  async stop(): Promise<void> {
+    const running = this.#running;
+    if (!running) return;
+    this.#running = undefined;
+    await this.#nbd.close({ graceMs: 2000 });
+    await running.sessions.stop();
+    await running.volumes.close();
+    await running.ports.mover.close();
+  }
+
+  #parts(): Running {
+    if (this.#running) return this.#running;
+    throw new TidemarkError("STOPPING", {
+      message: "the engine is not running",
+      hint: "try again when the daemon is up",
+    });
+  }
+
+  // --- volumes -------------------------------------------------------------------------------------------------------
+
+  async inspectPath(path: string): Promise<VolumeFacts> {
+    await this.#parts().volumes.requireUnshared(path);
+    return inspectVolumePath(path, this.#clock);
+  }
+
+  createFile(path: string, sizeBytes: number): Promise<void> {
+    return createVolumeFile(path, sizeBytes);
+  }
+
+  removeFile(path: string): Promise<void> {
+    return removeVolumeFile(path);
+  }
+
+  addVolume(spec: VolumeSpec): Promise<VolumeFacts> {
+    const { volumes, sessions } = this.#parts();
+    return sessions.exclusively(() => volumes.add(spec));
+  }
+
+  removeVolume(uid: string): Promise<void> {
+    const { volumes, sessions } = this.#parts();
+    return sessions.exclusively(() => volumes.remove(uid));
+  }
+
+  resizeVolume(uid: string, sizeBytes: number): Promise<VolumeFacts> {
+    const { volumes, sessions } = this.#parts();
+    return sessions.exclusively(() => volumes.resize(uid, sizeBytes));
+  }
+
+  async volumeStatus(uid: string): Promise<VolumeStatus> {
+    return this.#parts().volumes.status(uid);
+  }
+
+  async partitions(uid: string): Promise<PartitionFacts[]> {
+    const volume = this.#parts().volumes.require(uid);
+    const device = volume.requireDevice();
+    // The table may lie in granules that a copy still owes.
+    await volume.cache(0, Math.min(device.sizeBytes, RPC_CHUNK_BYTES));
+    return readPartitions(device);
+  }
+
+  // --- sessions ------------------------------------------------------------------------------------------------------
+
+  async startSessions(requests: readonly StartRequest[]): Promise<SessionStatus[]> {
+    for (const request of requests) requirePace(request.pace);
+    return this.#parts().sessions.start(requests);
+  }
+
+  async restartSessions(ids: readonly string[]): Promise<SessionStatus[]> {
+    return this.#parts().sessions.restart(ids);
+  }
+
+  async cancelSession(id: string): Promise<{ session: SessionStatus; destinationUsable: boolean }> {
+    return this.#parts().sessions.cancel(id);
+  }
+
+  async stopTracking(id: string): Promise<SessionStatus> {
+    return this.#parts().sessions.stopTracking(id);
+  }
+
+  async setPace(id: string, pace: number): Promise<SessionStatus> {
+    requirePace(pace);
+    return this.#parts().sessions.setPace(id, pace);
+  }
+
+  async sessionStatus(id: string): Promise<SessionStatus> {
+    return this.#parts().sessions.require(id).status();
+  }
+
+  async sessions(): Promise<SessionStatus[]> {
+    return this.#parts().sessions.statuses();
+  }
+
+  async explain(request: Omit<StartRequest, "id" | "pace">): Promise<CopyPlan> {
+    return this.#parts().sessions.explain(request);
+  }
+
+  // --- data ----------------------------------------------------------------------------------------------------------
+
+  async read(extent: ExtentRef, offsetBytes: number, lengthBytes: number): Promise<Uint8Array> {
+    const target = this.#target(extent, "read-only");
+    requireRange(extent, offsetBytes, lengthBytes);
+    requireChunk(lengthBytes);
+    const bytes = new Uint8Array(lengthBytes);
+    if (lengthBytes > 0 && !target.tryRead(offsetBytes, bytes)) await target.read(offsetBytes, bytes);
+    return bytes;
+  }
+
+  async write(extent: ExtentRef, offsetBytes: number, data: Uint8Array): Promise<void> {
+    const target = this.#target(extent, "writable");
+    requireRange(extent, offsetBytes, data.length);
+    requireChunk(data.length);
+    if (data.length > 0 && !target.tryWrite(offsetBytes, data)) await target.write(offsetBytes, data);
+  }
+
+  async flush(volumeUid: string): Promise<void> {
+    await this.#parts().volumes.require(volumeUid).flush();
+  }
+
+  async changedExtents(
+    extent: ExtentRef,
+    range: { sinceEpoch: number; untilEpoch: number; offsetBytes: number; lengthBytes: number; extentsMax: number },
+  ): Promise<ByteExtent[]> {
+    const target = this.#target(extent, "read-only");
+    requireRange(extent, range.offsetBytes, range.lengthBytes);
+    const { sinceEpoch, untilEpoch, offsetBytes, lengthBytes, extentsMax } = range;
+    return target.changedBetween(sinceEpoch, untilEpoch, offsetBytes, lengthBytes, extentsMax);
+  }
+
+  async allocatedExtents(
+    extent: ExtentRef,
+    range: { offsetBytes: number; lengthBytes: number; extentsMax: number },
+  ): Promise<AllocationExtent[]> {
+    const target = this.#target(extent, "read-only");
+    requireRange(extent, range.offsetBytes, range.lengthBytes);
+    if (range.lengthBytes === 0) return [];
+    return target.allocation(range.offsetBytes, range.lengthBytes, range.extentsMax);
+  }
+
+  #target(extent: ExtentRef, access: "read-only" | "writable"): VolumeTarget {
+    return new VolumeTarget(this.#parts().volumes.require(extent.volumeUid), extent, access);
+  }
+
+  // --- exports -------------------------------------------------------------------------------------------------------
+
+  listenNbd(address: string): Promise<string> {
+    return this.#nbd.listen(address);
+  }
+
+  async addExport(spec: ExportSpec): Promise<void> {
+    this.#exports.add(spec, this.#parts().volumes.require(spec.extent.volumeUid));
+  }
+
+  async removeExport(name: string, options: { force: boolean }): Promise<void> {
+    this.#exports.require(name);
+    const connections = this.#nbd.connections(name);
+    if (connections > 0 && !options.force)
+      throw new TidemarkError("EXPORT_BUSY", {
+        message: `${connections} client${connections === 1 ? " is" : "s are"} connected to export ${name}`,
+        hint: "disconnect the clients, or remove the export with --force",
+      });
+    this.#exports.remove(name);
+    await this.#nbd.disconnect(name);
+  }
+
+  async exportStatus(): Promise<ExportStatus[]> {
+    return this.#exports.names().map((name) => ({ name, connections: this.#nbd.connections(name) }));
+  }
+}
+
+async function openVolumeDevice(path: string, clock: Clock): Promise<OpenedDevice> {
+  const device = await openDevice(path, { clock });
+  return { device, identity: await identityOf(path) };
+}
+
+function requirePace(pace: number): void {
+  if (Number.isInteger(pace) && pace >= PACE_MIN && pace <= PACE_MAX) return;
+  throw new TidemarkError("INVALID_ARGUMENT", {
+    message: `pace ${pace} is not between ${PACE_MIN} and ${PACE_MAX}`,
+    hint: `give a pace from ${PACE_MIN} (gentle) to ${PACE_MAX} (as fast as it goes)`,
+    field: "pace",
+  });
+}
+
+function requireChunk(lengthBytes: number): void {
+  if (lengthBytes <= RPC_CHUNK_BYTES) return;
+  throw new TidemarkError("LIMIT_EXCEEDED", {
+    message: `a piece of ${lengthBytes} bytes is larger than ${RPC_CHUNK_BYTES}`,
+    hint: "send smaller pieces",
+  });
+}
+
+function requireRange(extent: ExtentRef, offsetBytes: number, lengthBytes: number): void {
+  if (offsetBytes >= 0 && lengthBytes >= 0 && offsetBytes + lengthBytes <= extent.lengthBytes) return;
+  throw new TidemarkError("RANGE_INVALID", {
+    message: `bytes ${offsetBytes} to ${offsetBytes + lengthBytes} lie outside ${extent.name} (${extent.lengthBytes} bytes)`,
+    hint: "look at the size with `tidemark volume get`",
+  });
+}

@@ -1,0 +1,22 @@
+/** What the engine is built on; production, tests and the simulator each give their own. */
+import type { BlockDevice, Clock } from "../base/ports.ts";
+import type { Mover } from "./device/mover.ts";
+import type { StateFiles } from "./durable/state-files.ts";
+import type { Core } from "./map/core.ts";
+
+export interface OpenedDevice {
+  readonly device: BlockDevice;
+  /** Keys of everything the device's bytes live on; two volumes may not share one. */
+  readonly identity: readonly string[];
+}
+
+export interface EnginePorts {
+  readonly clock: Clock;
+  readonly core: Core;
+  readonly mover: Mover;
+  readonly files: StateFiles;
+  /** Opens exclusively. */
+  openDevice(path: string): Promise<OpenedDevice>;
+  /** The same keys without opening. */
+  identityOf(path: string): Promise<readonly string[]>;
+}

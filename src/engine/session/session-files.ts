@@ -1,0 +1,250 @@
+/**
+ * The durable side of one session: superblock, pending map, log of copied granules.
+ *
+ * Files, in `sessions/<id>/`: `super`; `pending-<serial>.map`, the granules missing at a checkpoint; `copied-<serial>.log`, the
+ * granules copied since. Between a point and the next checkpoint the map is in the points log.
+ * Invariants:
+ *   1. Missing granules = map minus the records of the log named by the same record, of the same generation.
+ *   2. A record of an older generation is ignored; generation numbers are never reused.
+ *   3. Files that the superblock does not name are left-overs and are removed at start.
+ * Source: data-safety 1.4, 1.8; formats: docs/file-formats.md.
+ */
+import { assert } from "../../base/assert.ts";
+import { TidemarkError } from "../../base/errors.ts";
+import { FrameLog } from "../durable/frame-log.ts";
+import { readMap, writeMap } from "../durable/map-file.ts";
+import type { StateFiles } from "../durable/state-files.ts";
+import { Superblock } from "../durable/superblock.ts";
+import type { Core } from "../map/core.ts";
+import type { PagedBitmap } from "../map/paged-bitmap.ts";
+import type { GranuleRun } from "./extents.ts";
+import { decodeSessionRecord, type SessionRecord } from "./session-record.ts";
+
+export const SESSIONS_DIRECTORY = "sessions";
+const RECORD_HEADER_BYTES = 8;
+const RUN_BYTES = 16;
+
+export class SessionFiles {
+  readonly id: string;
+  readonly #files: StateFiles;
+  readonly #super: Superblock<SessionRecord>;
+  #log: FrameLog;
+  #logFile: string;
+  #mapFile: string | undefined;
+  #serial: number;
+  #next: { readonly log: FrameLog; readonly name: string } | undefined;
+
+  private constructor(options: {
+    id: string;
+    files: StateFiles;
+    superblock: Superblock<SessionRecord>;
+    log: FrameLog;
+    logFile: string;
+    mapFile: string | undefined;
+    serial: number;
+  }) {
+    this.id = options.id;
+    this.#files = options.files;
+    this.#super = options.superblock;
+    this.#log = options.log;
+    this.#logFile = options.logFile;
+    this.#mapFile = options.mapFile;
+    this.#serial = options.serial;
+  }
+
+  get mapFile(): string | undefined {
+    return this.#mapFile;
+  }
+
+  get logFile(): string {
+    return this.#logFile;
+  }
+
+  get directory(): string {
+    return directoryOf(this.id);
+  }
+
+  /** Makes the files of a session that has not been fired: durable, in state `creating`. */
+  static async create(files: StateFiles, record: Omit<SessionRecord, "mapFile" | "logFile">): Promise<SessionFiles> {
+    const { id } = record;
+    const directory = directoryOf(id);
+    await files.makeDirectory(directory);
+    const serial = 1;
+    const logFile = logName(serial);
+    const log = await FrameLog.create(files, `${directory}/${logFile}`, "session", id, serial);
+    const first: SessionRecord = { ...record, mapFile: undefined, logFile };
+    const superblock = await Superblock.create(files, `${directory}/super`, "session", id, first, decodeSessionRecord);
+    await files.syncDirectory(directory);
+    await files.syncDirectory(SESSIONS_DIRECTORY);
+    return new SessionFiles({ id, files, superblock, log, logFile, mapFile: undefined, serial });
+  }
+
+  /** The record as the superblock has it. */
+  static async readRecord(files: StateFiles, id: string): Promise<SessionRecord> {
+    const path = `${directoryOf(id)}/super`;
+    const superblock = await Superblock.open(files, path, "session", id, decodeSessionRecord);
+    try {
+      return superblock.value;
+    } finally {
+      await superblock.close();
+    }
+  }
+
+  /**
+   * Opens the files of `record`, which comes from the superblock or from a later point, and gives back the map of missing
+   * granules. `pointMap` is the map of the point when the record comes from there. Removes left-over files.
+   */
+  static async open(
+    files: StateFiles,
+    core: Core,
+    record: SessionRecord,
+    options: { pointMap: PagedBitmap | undefined; granuleCount: number },
+  ): Promise<{ sessionFiles: SessionFiles; missing: PagedBitmap }> {
+    const { id } = record;
+    const directory = directoryOf(id);
+    const superblock = await Superblock.open(files, `${directory}/super`, "session", id, decodeSessionRecord);
+    const missing =
+      options.pointMap ??
+      (await readMap(
+        files,
+        `${directory}/${record.mapFile ?? missingMap(id)}`,
+        { kind: "pending", ownerId: id, generation: record.generation, bitCount: options.granuleCount },
+        core,
+      ));
+    const serial = serialOf(record.logFile);
+    const log = await FrameLog.open(files, `${directory}/${record.logFile}`, "session", id, (payload) => {
+      for (const run of decodeCopied(payload, record.generation)) missing.clearRange(run.first, run.count);
+    });
+    const names = await files.list(directory);
+    for (const name of names)
+      if (name !== "super" && name !== record.logFile && name !== record.mapFile)
+        await files.remove(`${directory}/${name}`);
+    const newest = Math.max(serial, ...names.map(serialOf));
+    const { mapFile, logFile } = record;
+    const sessionFiles = new SessionFiles({ id, files, superblock, log, logFile, mapFile, serial: newest });
+    return { sessionFiles, missing };
+  }
+
+  /** Makes the log of the generation about to be fired; its name is durable when it returns. */
+  async prepareGeneration(): Promise<string> {
+    assert(this.#next === undefined, "one point at a time");
+    const serial = ++this.#serial;
+    const name = logName(serial);
+    const log = await FrameLog.create(this.#files, `${this.directory}/${name}`, "session", this.id, serial);
+    await this.#files.syncDirectory(this.directory);
+    this.#next = { log, name };
+    return name;
+  }
+
+  /** The point is durable: records go to the new log from now on. */
+  adoptGeneration(): void {
+    assert(this.#next !== undefined, "prepared before the barrier");
+    const old = this.#log;
+    this.#log = this.#next.log;
+    this.#logFile = this.#next.name;
+    this.#mapFile = undefined;
+    this.#next = undefined;
+    void old.close();
+  }
+
+  /** The point was not fired. */
+  async abandonGeneration(): Promise<void> {
+    const next = this.#next;
+    if (!next) return;
+    this.#next = undefined;
+    await next.log.close();
+    await this.#files.remove(`${this.directory}/${next.name}`);
+  }
+
+  /** Records, durably, that these granules are at the destination. Their data must be durable already. */
+  async appendCopied(generation: number, runs: readonly GranuleRun[]): Promise<void> {
+    await this.#log.append(encodeCopied(generation, runs));
+    await this.#log.sync();
+  }
+
+  /** Writes `record` with the map of missing granules; takes over and disposes `missing`. Durable when it returns. */
+  async checkpoint(record: SessionRecord, missing: PagedBitmap): Promise<void> {
+    const mapFile = `pending-${++this.#serial}.map`;
+    const header = {
+      kind: "pending" as const,
+      ownerId: this.id,
+      generation: record.generation,
+      bitCount: missing.bitCount,
+    };
+    try {
+      await writeMap(this.#files, `${this.directory}/${mapFile}`, header, missing);
+    } finally {
+      missing.dispose();
+    }
+    await this.#super.store({ ...record, mapFile, logFile: this.#logFile });
+    this.#mapFile = mapFile;
+    const kept = new Set(["super", mapFile, this.#logFile, this.#next?.name]);
+    for (const name of await this.#files.list(this.directory))
+      if (!kept.has(name)) await this.#files.remove(`${this.directory}/${name}`);
+  }
+
+  /** Durably over; what remains is to remove the files. */
+  async end(record: SessionRecord): Promise<void> {
+    await this.#super.store({ ...record, state: "ended", mapFile: this.#mapFile, logFile: this.#logFile });
+  }
+
+  async close(): Promise<void> {
+    await this.#log.close();
+    await this.#super.close();
+  }
+
+  async remove(): Promise<void> {
+    await this.abandonGeneration();
+    await this.close();
+    await removeSessionDirectory(this.#files, this.id);
+  }
+}
+
+/** Removes what is left of a session that never began or is over. The superblock goes last. */
+export async function removeSessionDirectory(files: StateFiles, id: string): Promise<void> {
+  const directory = directoryOf(id);
+  const names = (await files.list(directory)).filter((name) => name !== "super");
+  for (const name of [...names, "super"]) await files.remove(`${directory}/${name}`);
+  await files.removeDirectory(directory);
+  await files.syncDirectory(SESSIONS_DIRECTORY);
+}
+
+function directoryOf(id: string): string {
+  return `${SESSIONS_DIRECTORY}/${id}`;
+}
+
+function logName(serial: number): string {
+  return `copied-${serial}.log`;
+}
+
+function serialOf(name: string): number {
+  return Number(/-(\d+)\.(?:map|log)/.exec(name)?.[1] ?? 0);
+}
+
+function missingMap(id: string): never {
+  throw new TidemarkError("METADATA_CORRUPT", {
+    message: `session ${id} has no pending map, and the points log does not have it either`,
+    hint: "cancel the session and start the copy again",
+  });
+}
+
+/** A copied record: generation, then first and count of each run, as 64-bit floats (exact below 2^53), little-endian. */
+function encodeCopied(generation: number, runs: readonly GranuleRun[]): Uint8Array {
+  const bytes = new Uint8Array(RECORD_HEADER_BYTES + runs.length * RUN_BYTES);
+  const view = new DataView(bytes.buffer);
+  view.setFloat64(0, generation, true);
+  runs.forEach((run, index) => {
+    view.setFloat64(RECORD_HEADER_BYTES + index * RUN_BYTES, run.first, true);
+    view.setFloat64(RECORD_HEADER_BYTES + index * RUN_BYTES + 8, run.count, true);
+  });
+  return bytes;
+}
+
+function decodeCopied(payload: Uint8Array, generation: number): GranuleRun[] {
+  const view = new DataView(payload.buffer, payload.byteOffset, payload.byteLength);
+  if (view.getFloat64(0, true) !== generation) return [];
+  const runs: GranuleRun[] = [];
+  for (let offset = RECORD_HEADER_BYTES; offset < payload.byteLength; offset += RUN_BYTES)
+    runs.push({ first: view.getFloat64(offset, true), count: view.getFloat64(offset + 8, true) });
+  return runs;
+}

@@ -1,0 +1,82 @@
+/** What is kept durably of a session, and its validation. Written in its superblock and in the points log. */
+import { TidemarkError } from "../../base/errors.ts";
+import type { CopyFailure, CopyKind, CopyReason, ExtentRef } from "../engine-api.ts";
+
+/** `creating`: nothing has been fired yet. `live`: copying or tracking, whichever the maps say. `ended`: to be removed. */
+export type RecordState = "creating" | "live" | "failed" | "ended";
+
+export interface SessionRecord {
+  readonly id: string;
+  readonly state: RecordState;
+  readonly kind: CopyKind;
+  readonly tracking: boolean;
+  /** Both as long as what is copied. */
+  readonly source: ExtentRef;
+  readonly destination: ExtentRef;
+  readonly pace: number;
+  readonly createdMs: number;
+  readonly pointMs: number;
+  readonly generation: number;
+  readonly reason: CopyReason;
+  readonly plannedGranules: number;
+  readonly bytesPlanned: number;
+  readonly bytesCopied: number;
+  readonly bytesZeroed: number;
+  readonly bytesCloned: number;
+  /** 0 when not tracking. */
+  readonly sourceEpoch: number;
+  readonly destinationEpoch: number;
+  readonly barrierMicroseconds: number;
+  readonly failure: { readonly cause: CopyFailure; readonly message: string } | undefined;
+  /** Map of the granules pending at the checkpoint; undefined while it is only in the points log. */
+  readonly mapFile: string | undefined;
+  /** Log of the granules copied since. */
+  readonly logFile: string;
+}
+
+const NUMBERS = [
+  "pace",
+  "createdMs",
+  "pointMs",
+  "generation",
+  "plannedGranules",
+  "bytesPlanned",
+  "bytesCopied",
+  "bytesZeroed",
+  "bytesCloned",
+  "sourceEpoch",
+  "destinationEpoch",
+  "barrierMicroseconds",
+] as const;
+
+/** Checks what was read from disk; METADATA_CORRUPT names the first field that is wrong. */
+export function decodeSessionRecord(value: unknown): SessionRecord {
+  const record = value as Record<string, unknown>;
+  const bad = (field: string): never => {
+    throw new TidemarkError("METADATA_CORRUPT", {
+      message: `session record: field "${field}" is missing or wrong`,
+      hint: "keep the state directory as it is and report this; the session can be cancelled and started again",
+    });
+  };
+  if (typeof value !== "object" || value === null) return bad("record");
+  for (const field of NUMBERS)
+    if (!Number.isSafeInteger(record[field]) || (record[field] as number) < 0) return bad(field);
+  if (typeof record["id"] !== "string" || !/^c[1-9][0-9]{0,14}$/.test(record["id"])) return bad("id");
+  if (!["creating", "live", "failed", "ended"].includes(record["state"] as string)) return bad("state");
+  if (!["opc", "quickopc"].includes(record["kind"] as string)) return bad("kind");
+  if (typeof record["tracking"] !== "boolean") return bad("tracking");
+  if (typeof record["logFile"] !== "string") return bad("logFile");
+  if (record["mapFile"] !== undefined && typeof record["mapFile"] !== "string") return bad("mapFile");
+  for (const side of ["source", "destination"]) {
+    const extent = record[side] as Partial<ExtentRef> | undefined;
+    if (typeof extent?.volumeUid !== "string" || typeof extent.name !== "string") return bad(side);
+    if (!Number.isSafeInteger(extent.offsetBytes) || !Number.isSafeInteger(extent.lengthBytes)) return bad(side);
+    if ((extent.lengthBytes ?? 0) <= 0 || (extent.offsetBytes ?? -1) < 0) return bad(side);
+  }
+  // JSON leaves undefined fields out.
+  return {
+    ...(value as SessionRecord),
+    failure: (value as SessionRecord).failure,
+    mapFile: (value as SessionRecord).mapFile,
+  };
+}

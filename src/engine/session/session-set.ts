@@ -1,0 +1,323 @@
+/**
+ * All sessions of the engine: starting, running again, ending.
+ *
+ * Role: one change of sessions at a time (`#admin`), each durable before it shows. The state machine is transitions.ts,
+ * the instant is point.ts, the copying is copier.ts.
+ */
+import { TidemarkError } from "../../base/errors.ts";
+import { SESSIONS_MAX } from "../../base/limits.ts";
+import { granuleCountOf } from "../../base/units.ts";
+import type { CopyPlan, EngineEvent, SessionStatus, StartRequest } from "../engine-api.ts";
+import type { PagedBitmap } from "../map/paged-bitmap.ts";
+import type { EnginePorts } from "../ports.ts";
+import { Mutex } from "../sync/mutex.ts";
+import type { VolumeSet } from "../volume/volume-set.ts";
+import { Copier } from "./copier.ts";
+import { firePoint, type LiveView, type PointHost, type PointMember } from "./point.ts";
+import type { PointsLog } from "./points-log.ts";
+import { planStart, transitionOf } from "./rules.ts";
+import { CopySession } from "./session.ts";
+import type { SessionFiles } from "./session-files.ts";
+import type { SessionRecord } from "./session-record.ts";
+
+/** Progress is told at most this often; changes of phase always. */
+const PROGRESS_EVENT_MS = 200;
+
+export class SessionSet {
+  readonly #ports: EnginePorts;
+  readonly #volumes: VolumeSet;
+  readonly #points: PointsLog;
+  readonly #emit: (event: EngineEvent) => void;
+  readonly #sessions = new Map<string, CopySession>();
+  readonly #copier: Copier;
+  readonly #admin = new Mutex();
+  readonly #toldMs = new Map<string, number>();
+  /** Background work (checkpoints, endings) that `stop` waits for. */
+  readonly #background = new Set<Promise<void>>();
+  #pointsSeen = 0;
+  #stopping = false;
+
+  constructor(options: {
+    ports: EnginePorts;
+    volumes: VolumeSet;
+    points: PointsLog;
+    emit: (event: EngineEvent) => void;
+  }) {
+    this.#ports = options.ports;
+    this.#volumes = options.volumes;
+    this.#points = options.points;
+    this.#emit = options.emit;
+    this.#copier = new Copier(options.ports);
+  }
+
+  // --- requests ------------------------------------------------------------------------------------------------------
+
+  start(requests: readonly StartRequest[]): Promise<SessionStatus[]> {
+    const members = requests.map((request): PointMember => ({ ...request, restartOf: undefined }));
+    return this.#fire(() => members);
+  }
+
+  restart(ids: readonly string[]): Promise<SessionStatus[]> {
+    return this.#fire(() =>
+      ids.map((id): PointMember => {
+        const session = this.require(id);
+        const { source, destination, kind, pace } = session;
+        return { id, source, destination, kind, pace, restartOf: session };
+      }),
+    );
+  }
+
+  #fire(choose: () => PointMember[]): Promise<SessionStatus[]> {
+    return this.#admin.run(async () => {
+      this.#requireRunning();
+      const members = choose();
+      if (this.#sessions.size + members.length > SESSIONS_MAX)
+        throw new TidemarkError("LIMIT_EXCEEDED", {
+          message: `there are ${this.#sessions.size} copy sessions; at most ${SESSIONS_MAX} can exist`,
+          hint: "cancel sessions that are not needed",
+        });
+      const sessions = await firePoint(this.#host(), members);
+      this.#pointsSeen++;
+      const statuses = sessions.map((session) => session.status());
+      for (const session of sessions) {
+        this.#tell(session);
+        if (session.unfinished) this.#copier.start(session);
+        else this.#copied(session);
+      }
+      this.#inBackground(this.#afterPoint(sessions, this.#pointsSeen));
+      return statuses;
+    });
+  }
+
+  cancel(id: string): Promise<{ session: SessionStatus; destinationUsable: boolean }> {
+    return this.#admin.run(async () => {
+      this.#requireRunning();
+      const session = this.require(id);
+      transitionOf(session.tableState, "cancel", id);
+      return this.#end(session, "cancelled");
+    });
+  }
+
+  stopTracking(id: string): Promise<SessionStatus> {
+    return this.#admin.run(async () => {
+      this.#requireRunning();
+      const session = this.require(id);
+      const transition = transitionOf(session.tableState, "stop-tracking", id);
+      if (transition.to === "none") return (await this.#end(session, "completed")).session;
+      await session.stopTracking();
+      this.#tell(session);
+      if (!session.unfinished) this.#copied(session);
+      return session.status();
+    });
+  }
+
+  setPace(id: string, pace: number): Promise<SessionStatus> {
+    return this.#admin.run(async () => {
+      this.#requireRunning();
+      const session = this.require(id);
+      session.pace = pace;
+      await session.checkpoint();
+      return session.status();
+    });
+  }
+
+  explain(request: Omit<StartRequest, "id" | "pace">): CopyPlan {
+    const views = this.#views();
+    const plan = planStart(views, request);
+    const existing = plan.existing?.session;
+    const base = plan.restores?.session ?? existing;
+    const granules = granuleCountOf(plan.source.lengthBytes);
+    const reason = plan.transition.reason ?? "FIRST_COPY";
+    if (plan.transition.copies === "everything" || !base)
+      return {
+        reason,
+        existingId: existing?.id,
+        plannedGranules: granules,
+        bytesPlanned: plan.source.lengthBytes,
+        pendingGranules: 0,
+        sourceChangedGranules: 0,
+        destinationChangedGranules: 0,
+      };
+    const pending = base.missing();
+    const source = base.changedSincePoint("source");
+    const destination = base.changedSincePoint("destination");
+    const counts = {
+      pendingGranules: pending.count,
+      sourceChangedGranules: plan.restores ? destination.count : source.count,
+      destinationChangedGranules: plan.restores ? source.count : destination.count,
+    };
+    pending.union(source);
+    pending.union(destination);
+    const planned = { plannedGranules: pending.count, bytesPlanned: base.bytesOf(pending) };
+    for (const map of [pending, source, destination]) map.dispose();
+    const widened = base.widened && reason === "DIFFERENCE";
+    return { reason: widened ? "MAP_WIDENED" : reason, existingId: existing?.id, ...planned, ...counts };
+  }
+
+  require(id: string): CopySession {
+    const session = this.#sessions.get(id);
+    if (session) return session;
+    throw new TidemarkError("SESSION_NOT_FOUND", {
+      message: `there is no copy session ${id}`,
+      hint: "`tidemark copy list` shows the sessions; `--all` also those that have ended",
+    });
+  }
+
+  statuses(): SessionStatus[] {
+    return [...this.#sessions.values()].map((session) => session.status());
+  }
+
+  // --- life ----------------------------------------------------------------------------------------------------------
+
+  /** Takes over a session found at start; copying begins with `resume`. */
+  adopt(record: SessionRecord, pending: PagedBitmap, files: SessionFiles): CopySession {
+    const source = this.#volumes.require(record.source.volumeUid);
+    const destination = this.#volumes.require(record.destination.volumeUid);
+    const owner = {
+      changed: (session: CopySession) => this.#progressed(session),
+      copied: (session: CopySession) => this.#copied(session),
+    };
+    const session = new CopySession({ record, source, destination, pending, files, ports: this.#ports, owner });
+    this.#sessions.set(session.id, session);
+    source.leaving.push(session);
+    destination.entering.push(session);
+    return session;
+  }
+
+  /** Goes on where the last run of the daemon stopped. Sessions of unavailable volumes wait for the next start. */
+  resume(): void {
+    for (const session of this.#sessions.values()) {
+      if (session.state !== "live" || !session.sourceVolume.online || !session.destinationVolume.online) continue;
+      if (session.unfinished) this.#copier.start(session);
+      else if (!session.tracking) this.#copied(session);
+    }
+  }
+
+  /** Stops copying and makes everything durable. New requests are refused. */
+  async stop(): Promise<void> {
+    this.#stopping = true;
+    await this.#admin.run(async () => {
+      await this.#copier.stopAll();
+    });
+    while (this.#background.size > 0) await Promise.allSettled([...this.#background]);
+    await this.#admin.run(async () => {
+      for (const session of this.#sessions.values()) {
+        if (session.sourceVolume.online && session.destinationVolume.online) await session.commitAll();
+        await session.checkpoint();
+      }
+      await this.#volumes.checkpointAll();
+      await this.#points.reset();
+      for (const session of this.#sessions.values()) {
+        await session.files.close();
+        session.dispose();
+      }
+      this.#sessions.clear();
+    });
+  }
+
+  /** Serialises with all changes of sessions; for removing and resizing volumes. */
+  exclusively<T>(task: () => Promise<T>): Promise<T> {
+    return this.#admin.run(task);
+  }
+
+  #requireRunning(): void {
+    if (this.#stopping)
+      throw new TidemarkError("STOPPING", { message: "the daemon is stopping", hint: "try again when it runs again" });
+  }
+
+  #host(): PointHost {
+    return {
+      ports: this.#ports,
+      points: this.#points,
+      views: () => this.#views(),
+      volume: (uid) => this.#volumes.require(uid),
+      prepareTracking: (volume) => this.#volumes.prepareTracking(volume),
+      seal: (volume, nowMs) => this.#volumes.seal(volume, nowMs),
+      attach: (record, pending, files) => this.adopt(record, pending, files),
+    };
+  }
+
+  #views(): LiveView[] {
+    return [...this.#sessions.values()].map((session) => ({
+      id: session.id,
+      source: session.source,
+      destination: session.destination,
+      state: session.tableState,
+      unfinished: session.unfinished,
+      session,
+    }));
+  }
+
+  /** What a point wrote into its record goes to its own files; then the record is no longer needed. */
+  async #afterPoint(sessions: readonly CopySession[], seen: number): Promise<void> {
+    for (const session of sessions) await session.checkpoint();
+    await this.#volumes.settle(sessions.flatMap((session) => [session.sourceVolume, session.destinationVolume]));
+    await this.#admin.run(async () => {
+      if (seen === this.#pointsSeen) await this.#points.reset();
+    });
+  }
+
+  #copied(session: CopySession): void {
+    this.#tell(session);
+    const { generation } = session;
+    if (session.tracking) return this.#inBackground(session.checkpoint());
+    this.#inBackground(
+      this.#admin.run(async () => {
+        const over = session.state === "live" && !session.unfinished && !session.tracking;
+        if (over && session.generation === generation && this.#sessions.get(session.id) === session)
+          await this.#end(session, "completed");
+      }),
+    );
+  }
+
+  /** Durably over first, then out of the write paths, then the files go. */
+  async #end(
+    session: CopySession,
+    phase: "completed" | "cancelled",
+  ): Promise<{ session: SessionStatus; destinationUsable: boolean }> {
+    if (session.pending.count === 0) await session.commitAll();
+    const failed = session.state === "failed";
+    const destinationUsable = !failed && !session.unfinished;
+    const status = session.status({ phase, atMs: this.#ports.clock.nowMs() });
+    await session.durable.run(() => session.files.end(session.record()));
+    session.state = "ended";
+    detach(session.sourceVolume.leaving, session);
+    detach(session.destinationVolume.entering, session);
+    this.#sessions.delete(session.id);
+    this.#toldMs.delete(session.id);
+    session.releaseEpochs();
+    this.#emit({ type: "session.ended", session: status, destinationUsable });
+    await this.#copier.stop(session);
+    await session.durable.run(() => session.files.remove());
+    session.dispose();
+    return { session: status, destinationUsable };
+  }
+
+  #progressed(session: CopySession): void {
+    const nowMs = this.#ports.clock.monotonicMs();
+    const toldMs = this.#toldMs.get(session.id) ?? Number.NEGATIVE_INFINITY;
+    if (session.state === "live" && nowMs - toldMs < PROGRESS_EVENT_MS) return;
+    this.#tell(session);
+  }
+
+  #tell(session: CopySession): void {
+    if (session.state === "ended") return;
+    this.#toldMs.set(session.id, this.#ports.clock.monotonicMs());
+    this.#emit({ type: "session.changed", session: session.status() });
+  }
+
+  #inBackground(task: Promise<void>): void {
+    const tracked: Promise<void> = task
+      .catch((error: unknown) => {
+        // The points log and the superblocks still hold a state to recover from; say it and go on.
+        this.#emit({ type: "engine.trouble", message: error instanceof Error ? error.message : String(error) });
+      })
+      .finally(() => this.#background.delete(tracked));
+    this.#background.add(tracked);
+  }
+}
+
+function detach(list: CopySession[], session: CopySession): void {
+  const index = list.indexOf(session);
+  if (index >= 0) list.splice(index, 1);
+}

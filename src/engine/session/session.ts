@@ -1,0 +1,458 @@
+/**
+ * Copy session: one source extent copied to one destination extent as of one instant.
+ *
+ * Role: the maps of the session and the copying of granules on demand. The background copier (copier.ts) and the write and
+ * read paths (volume/volume.ts) call it; points (point.ts) give it a new generation.
+ * Invariants:
+ *   1. A granule is exactly one of: pending (destination lacks it), uncommitted (copied, not yet durable), present.
+ *   2. A pending granule of the source is unchanged since the point: every host write copies it first.
+ *   3. A granule is recorded as copied only after a sync of the destination that began after its data was written.
+ *   4. "Complete" is computed: nothing pending, nothing uncommitted.
+ * Source: spec/11 "I/O rules per session"; data-safety 1.4.
+ */
+import { assert } from "../../base/assert.ts";
+import { asTidemarkError, TidemarkError } from "../../base/errors.ts";
+import type { BlockDevice, MoveResult } from "../../base/ports.ts";
+import { granuleCountOf } from "../../base/units.ts";
+import type { CopyFailure, CopyKind, CopyReason, ExtentRef, SessionStatus } from "../engine-api.ts";
+import { PagedBitmap } from "../map/paged-bitmap.ts";
+import type { EnginePorts } from "../ports.ts";
+import { Mutex } from "../sync/mutex.ts";
+import { RangeLock } from "../sync/range-lock.ts";
+import type { Volume } from "../volume/volume.ts";
+import { CommitQueue } from "./commit-queue.ts";
+import { moveNow } from "./demand-copy.ts";
+import { bytesOfGranules, type GranuleRun, granulesDone, granulesOfSide, moveRun } from "./extents.ts";
+import type { SessionFiles } from "./session-files.ts";
+import type { SessionRecord } from "./session-record.ts";
+import type { SessionState } from "./transitions.ts";
+
+/** What a session tells its owner. */
+export interface SessionOwner {
+  /** Phase or progress changed. */
+  changed(session: CopySession): void;
+  /** The last granule is copied and durable. */
+  copied(session: CopySession): void;
+}
+
+export class CopySession {
+  readonly id: string;
+  readonly sourceVolume: Volume;
+  readonly destinationVolume: Volume;
+  readonly createdMs: number;
+  readonly lock = new RangeLock();
+  readonly commits: CommitQueue;
+  readonly files: SessionFiles;
+  source: ExtentRef;
+  destination: ExtentRef;
+  kind: CopyKind;
+  tracking: boolean;
+  state: "live" | "failed" | "ended" = "live";
+  pace: number;
+  pointMs: number;
+  generation: number;
+  reason: CopyReason;
+  plannedGranules: number;
+  bytesPlanned: number;
+  bytesCopied = 0;
+  bytesZeroed = 0;
+  bytesCloned = 0;
+  sourceEpoch: number;
+  destinationEpoch: number;
+  barrierMicroseconds: number;
+  failure: { readonly cause: CopyFailure; readonly message: string } | undefined;
+  pending: PagedBitmap;
+  readonly uncommitted: PagedBitmap;
+  /** For the estimate of the remaining time. */
+  readonly progress = { sinceMs: 0, granulesAtStart: 0 };
+  readonly #ports: EnginePorts;
+  readonly #owner: SessionOwner;
+  /** Orders checkpoints, commit rounds and state changes on the session's files. */
+  readonly durable = new Mutex();
+  #failing: Promise<void> | undefined;
+
+  constructor(options: {
+    record: SessionRecord;
+    source: Volume;
+    destination: Volume;
+    pending: PagedBitmap;
+    files: SessionFiles;
+    ports: EnginePorts;
+    owner: SessionOwner;
+  }) {
+    const { record } = options;
+    this.id = record.id;
+    this.createdMs = record.createdMs;
+    this.sourceVolume = options.source;
+    this.destinationVolume = options.destination;
+    this.files = options.files;
+    this.#ports = options.ports;
+    this.#owner = options.owner;
+    this.source = record.source;
+    this.destination = record.destination;
+    this.kind = record.kind;
+    this.tracking = record.tracking;
+    this.pace = record.pace;
+    this.pointMs = record.pointMs;
+    this.generation = record.generation;
+    this.reason = record.reason;
+    this.plannedGranules = record.plannedGranules;
+    this.bytesPlanned = record.bytesPlanned;
+    this.bytesCopied = record.bytesCopied;
+    this.bytesZeroed = record.bytesZeroed;
+    this.bytesCloned = record.bytesCloned;
+    this.sourceEpoch = record.sourceEpoch;
+    this.destinationEpoch = record.destinationEpoch;
+    this.barrierMicroseconds = record.barrierMicroseconds;
+    this.failure = record.failure;
+    if (record.state === "failed") this.state = "failed";
+    this.pending = options.pending;
+    this.uncommitted = new PagedBitmap(options.ports.core, this.granuleCount, "empty");
+    this.commits = new CommitQueue((runs) => this.durable.run(() => this.#commitRound(runs)));
+    this.startProgress();
+  }
+
+  get lengthBytes(): number {
+    return this.source.lengthBytes;
+  }
+
+  get granuleCount(): number {
+    return granuleCountOf(this.source.lengthBytes);
+  }
+
+  get unfinished(): boolean {
+    return this.pending.count > 0 || this.uncommitted.count > 0;
+  }
+
+  get copying(): boolean {
+    return this.state === "live" && (this.unfinished || !this.tracking);
+  }
+
+  /** State in the words of the transition table. */
+  get tableState(): SessionState {
+    if (this.state === "ended") return "none";
+    if (this.state === "failed") return this.kind === "opc" ? "opc-failed" : "quick-failed";
+    if (!this.tracking) return "opc-copying";
+    return this.unfinished ? "quick-copying" : "quick-tracking";
+  }
+
+  /** Granules of this session that bytes of the source touch. */
+  atSource(offsetBytes: number, lengthBytes: number): GranuleRun | undefined {
+    return granulesOfSide(this.source, offsetBytes, lengthBytes);
+  }
+
+  /** Granules of this session that bytes of the destination touch. */
+  atDestination(offsetBytes: number, lengthBytes: number): GranuleRun | undefined {
+    return granulesOfSide(this.destination, offsetBytes, lengthBytes);
+  }
+
+  /** True when a host write to these granules, on either side, must wait for a copy or its record. */
+  blocksWrite(run: GranuleRun): boolean {
+    return this.pending.anySet(run.first, run.count) || this.uncommitted.anySet(run.first, run.count);
+  }
+
+  /** True when the destination does not have all of these granules yet. */
+  lacks(run: GranuleRun): boolean {
+    return this.pending.anySet(run.first, run.count);
+  }
+
+  /**
+   * Brings the pending granules of `run` to the destination, ahead of the background copy.
+   * `until: "present"`: they can be read there; `"durable"`: either side may be overwritten.
+   * Throws MEDIUM_ERROR, NO_SPACE, DEVICE_GONE after the session has durably failed.
+   */
+  async copy(run: GranuleRun, until: "present" | "durable"): Promise<void> {
+    try {
+      while (this.state === "live" && this.lacks(run)) await this.#copyLocked(run);
+      if (until === "present") return this.#requireLive();
+      while (this.state === "live" && this.uncommitted.anySet(run.first, run.count)) await this.commits.flush();
+    } catch (error) {
+      await this.fail(error);
+    }
+    this.#requireLive();
+  }
+
+  #requireLive(): void {
+    if (this.state !== "failed") return;
+    throw new TidemarkError("MEDIUM_ERROR", {
+      message: `copy ${this.id} failed: ${this.failure?.message ?? "unknown cause"}`,
+      hint: `start copy ${this.id} again or cancel it`,
+    });
+  }
+
+  async #copyLocked(run: GranuleRun): Promise<void> {
+    const handle = await this.lock.acquire(run.first, run.count);
+    try {
+      const { generation } = this;
+      for (const part of this.pendingRuns(run)) {
+        const source = this.#device(this.sourceVolume);
+        const move = moveRun(part, this.source, this.destination);
+        await this.sourceVolume.ensurePresent(move.fromOffsetBytes, move.lengthBytes);
+        const result = await moveNow(this.#ports.mover, source, this.#device(this.destinationVolume), move);
+        if (generation !== this.generation || this.state !== "live") return;
+        this.markCopied(part, result);
+      }
+    } finally {
+      this.lock.release(handle);
+    }
+  }
+
+  #device(volume: Volume): BlockDevice {
+    return volume.requireDevice();
+  }
+
+  pendingRuns(run: GranuleRun): GranuleRun[] {
+    const runs: GranuleRun[] = [];
+    const end = run.first + run.count;
+    for (let from = run.first; from < end; ) {
+      const next = this.pending.nextRun(from, end);
+      if (!next) break;
+      runs.push(next);
+      from = next.first + next.count;
+    }
+    return runs;
+  }
+
+  /** The data of `run` has been written to the destination (as far as `result` says); its record follows. */
+  markCopied(run: GranuleRun, result: MoveResult): void {
+    const count = granulesDone(run, result.doneBytes, this.lengthBytes);
+    if (count > 0) this.markGranulesCopied({ first: run.first, count });
+    this.addMoved(result);
+  }
+
+  markGranulesCopied(run: GranuleRun): void {
+    const cleared = this.pending.clearRange(run.first, run.count);
+    assert(cleared === run.count, "a granule is copied once");
+    this.uncommitted.setRange(run.first, run.count);
+    this.commits.add(run);
+  }
+
+  addMoved(result: MoveResult): void {
+    this.bytesCopied += result.copiedBytes;
+    this.bytesZeroed += result.zeroedBytes;
+    this.bytesCloned += result.clonedBytes;
+    this.#owner.changed(this);
+  }
+
+  async #commitRound(runs: readonly GranuleRun[]): Promise<void> {
+    if (this.state !== "live") return;
+    const { generation } = this;
+    await this.#device(this.destinationVolume).flush();
+    if (generation !== this.generation) return;
+    await this.files.appendCopied(generation, runs);
+    if (generation !== this.generation || this.state !== "live") return;
+    for (const run of runs) this.uncommitted.clearRange(run.first, run.count);
+    if (!this.unfinished) this.#owner.copied(this);
+  }
+
+  /** Resolves when everything copied so far is durable, or the session has failed. */
+  async commitAll(): Promise<void> {
+    try {
+      while (this.state === "live" && this.uncommitted.count > 0) await this.commits.flush();
+    } catch (error) {
+      await this.fail(error);
+    }
+  }
+
+  /**
+   * Ends copying because of an error: durably first, then in memory, so that no write goes uncovered before.
+   * Resolves when durable; a second caller waits for the first. Throws METADATA_WRITE_FAILED.
+   */
+  fail(cause: unknown): Promise<void> {
+    if (this.state !== "live") return Promise.resolve();
+    this.#failing ??= this.#doFail(cause).finally(() => {
+      this.#failing = undefined;
+    });
+    return this.#failing;
+  }
+
+  async #doFail(cause: unknown): Promise<void> {
+    const error = asTidemarkError(cause);
+    const failure = { cause: failureOf(error), message: error.detail.message };
+    await this.durable.run(async () => {
+      if (this.state !== "live") return;
+      await this.files.checkpoint({ ...this.record(), state: "failed", failure }, this.missing());
+      this.failure = failure;
+      this.state = "failed";
+      this.releaseEpochs();
+    });
+    this.#owner.changed(this);
+  }
+
+  /** Takes over a new generation that is durable in the points log. The caller holds the gates and `durable`. */
+  newGeneration(record: SessionRecord, pending: PagedBitmap): void {
+    this.sourceVolume.chain.release(this.sourceEpoch, this.id);
+    this.destinationVolume.chain.release(this.destinationEpoch, this.id);
+    this.pending.dispose();
+    this.pending = pending;
+    this.uncommitted.clear();
+    this.commits.discard();
+    this.state = "live";
+    this.source = record.source;
+    this.destination = record.destination;
+    this.kind = record.kind;
+    this.tracking = record.tracking;
+    this.pace = record.pace;
+    this.pointMs = record.pointMs;
+    this.generation = record.generation;
+    this.reason = record.reason;
+    this.plannedGranules = record.plannedGranules;
+    this.bytesPlanned = record.bytesPlanned;
+    this.bytesCopied = 0;
+    this.bytesZeroed = 0;
+    this.bytesCloned = 0;
+    this.sourceEpoch = record.sourceEpoch;
+    this.destinationEpoch = record.destinationEpoch;
+    this.failure = undefined;
+    this.startProgress();
+  }
+
+  /** True when a map that the next difference is made of was widened after an unclean stop. */
+  get widened(): boolean {
+    if (!this.tracking) return false;
+    const source = this.sourceVolume.chain.between(this.sourceEpoch, 0);
+    const destination = this.destinationVolume.chain.between(this.destinationEpoch, 0);
+    return [...source, ...destination].some((epoch) => epoch.widened);
+  }
+
+  /** Goes on as OPC; durable before the epochs are let go. */
+  stopTracking(): Promise<void> {
+    return this.durable.run(async () => {
+      if (this.state !== "live") return;
+      const record: SessionRecord = {
+        ...this.record(),
+        kind: "opc",
+        tracking: false,
+        sourceEpoch: 0,
+        destinationEpoch: 0,
+      };
+      await this.files.checkpoint(record, this.missing());
+      this.kind = "opc";
+      this.releaseEpochs();
+    });
+  }
+
+  /** Lets go of the epochs; the session no longer tracks. */
+  releaseEpochs(): void {
+    this.sourceVolume.chain.release(this.sourceEpoch, this.id);
+    this.destinationVolume.chain.release(this.destinationEpoch, this.id);
+    this.sourceVolume.chain.prune();
+    this.destinationVolume.chain.prune();
+    this.sourceEpoch = 0;
+    this.destinationEpoch = 0;
+    this.tracking = false;
+  }
+
+  /** A new map of the granules the destination durably lacks. The caller disposes it. */
+  missing(): PagedBitmap {
+    const map = this.pending.clone();
+    map.union(this.uncommitted);
+    return map;
+  }
+
+  /** Writes the present state to the session's own files. */
+  checkpoint(): Promise<void> {
+    return this.durable.run(async () => {
+      if (this.state === "ended") return;
+      await this.files.checkpoint(this.record(), this.missing());
+    });
+  }
+
+  /** Granules changed on either side since the point, as a new map that the caller disposes. */
+  changedSincePoint(side: "source" | "destination" | "both"): PagedBitmap {
+    const map = new PagedBitmap(this.#ports.core, this.granuleCount, "empty");
+    if (!this.tracking) return map;
+    if (side !== "destination") this.sourceVolume.unionChanged(map, this.source, this.sourceEpoch);
+    if (side !== "source") this.destinationVolume.unionChanged(map, this.destination, this.destinationEpoch);
+    return map;
+  }
+
+  bytesOf(map: PagedBitmap): number {
+    return bytesOfGranules(map.count, map.count > 0 && map.test(this.granuleCount - 1), this.lengthBytes);
+  }
+
+  startProgress(): void {
+    this.progress.sinceMs = this.#ports.clock.monotonicMs();
+    this.progress.granulesAtStart = this.pending.count;
+  }
+
+  #etaSeconds(): number {
+    const done = this.progress.granulesAtStart - this.pending.count;
+    const elapsedMs = this.#ports.clock.monotonicMs() - this.progress.sinceMs;
+    if (this.state !== "live" || done <= 0 || this.pending.count === 0) return 0;
+    return Math.max(1, Math.round((elapsedMs * this.pending.count) / done / 1000));
+  }
+
+  record(): SessionRecord {
+    return {
+      id: this.id,
+      state: this.state === "live" ? "live" : this.state,
+      kind: this.kind,
+      tracking: this.tracking,
+      source: this.source,
+      destination: this.destination,
+      pace: this.pace,
+      createdMs: this.createdMs,
+      pointMs: this.pointMs,
+      generation: this.generation,
+      reason: this.reason,
+      plannedGranules: this.plannedGranules,
+      bytesPlanned: this.bytesPlanned,
+      bytesCopied: this.bytesCopied,
+      bytesZeroed: this.bytesZeroed,
+      bytesCloned: this.bytesCloned,
+      sourceEpoch: this.sourceEpoch,
+      destinationEpoch: this.destinationEpoch,
+      barrierMicroseconds: this.barrierMicroseconds,
+      failure: this.failure,
+      mapFile: this.files.mapFile,
+      logFile: this.files.logFile,
+    };
+  }
+
+  /** `ended` is given once the session is over. */
+  status(ended?: { phase: "completed" | "cancelled"; atMs: number }): SessionStatus {
+    const changed = this.changedSincePoint("both");
+    const changedGranules = changed.count;
+    changed.dispose();
+    const phase = ended?.phase ?? (this.state === "failed" ? "failed" : this.copying ? "copying" : "tracking");
+    return {
+      id: this.id,
+      source: this.source,
+      destination: this.destination,
+      kind: this.kind,
+      phase,
+      tracking: this.tracking,
+      pace: this.pace,
+      createdMs: this.createdMs,
+      pointMs: this.pointMs,
+      endedMs: ended?.atMs,
+      reason: this.reason,
+      generation: this.generation,
+      plannedGranules: this.plannedGranules,
+      pendingGranules: this.pending.count,
+      changedGranules,
+      totalGranules: this.granuleCount,
+      bytesPlanned: this.bytesPlanned,
+      bytesCopied: this.bytesCopied,
+      bytesZeroed: this.bytesZeroed,
+      bytesCloned: this.bytesCloned,
+      sourceEpoch: this.sourceEpoch,
+      destinationEpoch: this.destinationEpoch,
+      barrierMicroseconds: this.barrierMicroseconds,
+      etaSeconds: this.#etaSeconds(),
+      failure: this.failure,
+    };
+  }
+
+  dispose(): void {
+    this.pending.dispose();
+    this.uncommitted.dispose();
+  }
+}
+
+function failureOf(error: TidemarkError): CopyFailure {
+  if (error.code === "NO_SPACE") return "OVERFLOW";
+  if (error.code === "MEDIUM_ERROR" && error.detail.metadata?.["side"] !== "destination") return "BAD_SECTOR";
+  return "OTHER";
+}
