@@ -32,6 +32,7 @@ import {
   ioErrorOf,
   isUnsupported,
 } from "./errno.ts";
+import { identityOf } from "./identity.ts";
 import { InlineGate } from "./inline-gate.ts";
 import { FALLOC_PUNCH_HOLE_KEEP_SIZE, FALLOC_ZERO_RANGE_KEEP_SIZE, native, SEEK_DATA, SEEK_HOLE } from "./native.ts";
 import { OperationQueue } from "./operation-queue.ts";
@@ -313,6 +314,11 @@ export class HostDevice implements BlockDevice {
     } catch (error) {
       throw ioErrorOf(error, this.#place("resize"));
     }
+  }
+
+  /** Keys of what the bytes live on (see identityOf). */
+  identity(): Promise<string[]> {
+    return identityOf(this.#fd);
   }
 
   /** Waits for what is under way; releases the lock with the descriptor. */

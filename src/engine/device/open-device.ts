@@ -8,8 +8,7 @@
  */
 import { spawn } from "node:child_process";
 import fs, { type BigIntStats, constants } from "node:fs";
-import { type FileHandle, open, realpath, rm, stat, statfs } from "node:fs/promises";
-import { dirname } from "node:path";
+import { realpath, stat, statfs } from "node:fs/promises";
 import { promisify } from "node:util";
 import { TidemarkError } from "../../base/errors.ts";
 import type { Clock, DeviceCapabilities } from "../../base/ports.ts";
@@ -80,47 +79,6 @@ export async function inspectPath(path: string, options: OpenOptions): Promise<P
   const { kind, sizeBytes, readOnly, capabilities } = device;
   await device.close();
   return { path: device.path, kind, sizeBytes, readOnly, cloneDomain: capabilities.cloneDomain };
-}
-
-/** Creates a sparse file; durable (with its name) when it returns. PATH_EXISTS, PATH_NOT_FOUND, SIZE_INVALID, NO_SPACE. */
-export async function createSparseFile(path: string, sizeBytes: number): Promise<void> {
-  const problem = sizeProblem(path, sizeBytes);
-  if (problem !== undefined) throw problem;
-  let file: FileHandle;
-  try {
-    file = await open(path, constants.O_CREAT | constants.O_EXCL | constants.O_RDWR | constants.O_NOFOLLOW, 0o600);
-  } catch (error) {
-    throw pathError(error, path);
-  }
-  try {
-    await file.truncate(sizeBytes);
-    await file.sync();
-    await syncDirectory(dirname(path));
-  } catch (error) {
-    await rm(path, { force: true });
-    throw ioErrorOf(error, { path, action: `create a file of ${sizeBytes} bytes at` });
-  } finally {
-    await file.close();
-  }
-}
-
-/** Removes a file and makes that durable. PATH_NOT_FOUND. */
-export async function removeFile(path: string): Promise<void> {
-  try {
-    await rm(path);
-    await syncDirectory(dirname(path));
-  } catch (error) {
-    throw pathError(error, path);
-  }
-}
-
-async function syncDirectory(path: string): Promise<void> {
-  const directory = await open(path, constants.O_RDONLY | constants.O_DIRECTORY);
-  try {
-    await directory.sync();
-  } finally {
-    await directory.close();
-  }
 }
 
 async function look(path: string): Promise<BigIntStats> {
