@@ -145,7 +145,25 @@ function high4(x: v128): v128 {
   return v128.and(i16x8.shr_u(x, 4), i8x16.splat(15));
 }
 
-/** Folds `length` bytes (a multiple of 128, at least 128) into WORK. */
+/** What the nibble `x` of 16 columns contributes to result byte `result`; `place` counts the nibbles of a column. */
+// @ts-ignore: decorator
+@inline
+function contribution(x: v128, place: usize, result: usize): v128 {
+  return i8x16.swizzle(v128.load(FOLDS + ((place << 2) + result) * 16), x);
+}
+
+/** Result byte `result` of F for 16 columns, of which `bytes0`..`bytes3` are the four bytes, added to `next`. */
+// @ts-ignore: decorator
+@inline
+function foldInto(next: v128, bytes0: v128, bytes1: v128, bytes2: v128, bytes3: v128, result: usize): v128 {
+  const a = v128.xor(contribution(low4(bytes0), 0, result), contribution(high4(bytes0), 1, result));
+  const b = v128.xor(contribution(low4(bytes1), 2, result), contribution(high4(bytes1), 3, result));
+  const c = v128.xor(contribution(low4(bytes2), 4, result), contribution(high4(bytes2), 5, result));
+  const d = v128.xor(contribution(low4(bytes3), 6, result), contribution(high4(bytes3), 7, result));
+  return v128.xor(v128.xor(next, v128.xor(a, b)), v128.xor(c, d));
+}
+
+/** Folds `length` bytes (a multiple of 128, at least 128) that follow `register` into WORK. */
 function foldRange(at: usize, length: usize, register: u32): void {
   const end = at + length;
   // p0..p3 are the four bytes of columns 0..15, q0..q3 those of columns 16..31.
@@ -158,134 +176,20 @@ function foldRange(at: usize, length: usize, register: u32): void {
   let p3 = v128.load(at, 96);
   let q3 = v128.load(at, 112);
   for (at += STATE_BYTES; at < end; at += STATE_BYTES) {
-    let a0 = v128.load(at);
-    let b0 = v128.load(at, 16);
-    let a1 = v128.load(at, 32);
-    let b1 = v128.load(at, 48);
-    let a2 = v128.load(at, 64);
-    let b2 = v128.load(at, 80);
-    let a3 = v128.load(at, 96);
-    let b3 = v128.load(at, 112);
-    let x = low4(p0);
-    let y = low4(q0);
-    let t = v128.load(FOLDS, 0);
-    a0 = v128.xor(a0, i8x16.swizzle(t, x));
-    b0 = v128.xor(b0, i8x16.swizzle(t, y));
-    t = v128.load(FOLDS, 16);
-    a1 = v128.xor(a1, i8x16.swizzle(t, x));
-    b1 = v128.xor(b1, i8x16.swizzle(t, y));
-    t = v128.load(FOLDS, 32);
-    a2 = v128.xor(a2, i8x16.swizzle(t, x));
-    b2 = v128.xor(b2, i8x16.swizzle(t, y));
-    t = v128.load(FOLDS, 48);
-    a3 = v128.xor(a3, i8x16.swizzle(t, x));
-    b3 = v128.xor(b3, i8x16.swizzle(t, y));
-    x = high4(p0);
-    y = high4(q0);
-    t = v128.load(FOLDS, 64);
-    a0 = v128.xor(a0, i8x16.swizzle(t, x));
-    b0 = v128.xor(b0, i8x16.swizzle(t, y));
-    t = v128.load(FOLDS, 80);
-    a1 = v128.xor(a1, i8x16.swizzle(t, x));
-    b1 = v128.xor(b1, i8x16.swizzle(t, y));
-    t = v128.load(FOLDS, 96);
-    a2 = v128.xor(a2, i8x16.swizzle(t, x));
-    b2 = v128.xor(b2, i8x16.swizzle(t, y));
-    t = v128.load(FOLDS, 112);
-    a3 = v128.xor(a3, i8x16.swizzle(t, x));
-    b3 = v128.xor(b3, i8x16.swizzle(t, y));
-    x = low4(p1);
-    y = low4(q1);
-    t = v128.load(FOLDS, 128);
-    a0 = v128.xor(a0, i8x16.swizzle(t, x));
-    b0 = v128.xor(b0, i8x16.swizzle(t, y));
-    t = v128.load(FOLDS, 144);
-    a1 = v128.xor(a1, i8x16.swizzle(t, x));
-    b1 = v128.xor(b1, i8x16.swizzle(t, y));
-    t = v128.load(FOLDS, 160);
-    a2 = v128.xor(a2, i8x16.swizzle(t, x));
-    b2 = v128.xor(b2, i8x16.swizzle(t, y));
-    t = v128.load(FOLDS, 176);
-    a3 = v128.xor(a3, i8x16.swizzle(t, x));
-    b3 = v128.xor(b3, i8x16.swizzle(t, y));
-    x = high4(p1);
-    y = high4(q1);
-    t = v128.load(FOLDS, 192);
-    a0 = v128.xor(a0, i8x16.swizzle(t, x));
-    b0 = v128.xor(b0, i8x16.swizzle(t, y));
-    t = v128.load(FOLDS, 208);
-    a1 = v128.xor(a1, i8x16.swizzle(t, x));
-    b1 = v128.xor(b1, i8x16.swizzle(t, y));
-    t = v128.load(FOLDS, 224);
-    a2 = v128.xor(a2, i8x16.swizzle(t, x));
-    b2 = v128.xor(b2, i8x16.swizzle(t, y));
-    t = v128.load(FOLDS, 240);
-    a3 = v128.xor(a3, i8x16.swizzle(t, x));
-    b3 = v128.xor(b3, i8x16.swizzle(t, y));
-    x = low4(p2);
-    y = low4(q2);
-    t = v128.load(FOLDS, 256);
-    a0 = v128.xor(a0, i8x16.swizzle(t, x));
-    b0 = v128.xor(b0, i8x16.swizzle(t, y));
-    t = v128.load(FOLDS, 272);
-    a1 = v128.xor(a1, i8x16.swizzle(t, x));
-    b1 = v128.xor(b1, i8x16.swizzle(t, y));
-    t = v128.load(FOLDS, 288);
-    a2 = v128.xor(a2, i8x16.swizzle(t, x));
-    b2 = v128.xor(b2, i8x16.swizzle(t, y));
-    t = v128.load(FOLDS, 304);
-    a3 = v128.xor(a3, i8x16.swizzle(t, x));
-    b3 = v128.xor(b3, i8x16.swizzle(t, y));
-    x = high4(p2);
-    y = high4(q2);
-    t = v128.load(FOLDS, 320);
-    a0 = v128.xor(a0, i8x16.swizzle(t, x));
-    b0 = v128.xor(b0, i8x16.swizzle(t, y));
-    t = v128.load(FOLDS, 336);
-    a1 = v128.xor(a1, i8x16.swizzle(t, x));
-    b1 = v128.xor(b1, i8x16.swizzle(t, y));
-    t = v128.load(FOLDS, 352);
-    a2 = v128.xor(a2, i8x16.swizzle(t, x));
-    b2 = v128.xor(b2, i8x16.swizzle(t, y));
-    t = v128.load(FOLDS, 368);
-    a3 = v128.xor(a3, i8x16.swizzle(t, x));
-    b3 = v128.xor(b3, i8x16.swizzle(t, y));
-    x = low4(p3);
-    y = low4(q3);
-    t = v128.load(FOLDS, 384);
-    a0 = v128.xor(a0, i8x16.swizzle(t, x));
-    b0 = v128.xor(b0, i8x16.swizzle(t, y));
-    t = v128.load(FOLDS, 400);
-    a1 = v128.xor(a1, i8x16.swizzle(t, x));
-    b1 = v128.xor(b1, i8x16.swizzle(t, y));
-    t = v128.load(FOLDS, 416);
-    a2 = v128.xor(a2, i8x16.swizzle(t, x));
-    b2 = v128.xor(b2, i8x16.swizzle(t, y));
-    t = v128.load(FOLDS, 432);
-    a3 = v128.xor(a3, i8x16.swizzle(t, x));
-    b3 = v128.xor(b3, i8x16.swizzle(t, y));
-    x = high4(p3);
-    y = high4(q3);
-    t = v128.load(FOLDS, 448);
-    a0 = v128.xor(a0, i8x16.swizzle(t, x));
-    b0 = v128.xor(b0, i8x16.swizzle(t, y));
-    t = v128.load(FOLDS, 464);
-    a1 = v128.xor(a1, i8x16.swizzle(t, x));
-    b1 = v128.xor(b1, i8x16.swizzle(t, y));
-    t = v128.load(FOLDS, 480);
-    a2 = v128.xor(a2, i8x16.swizzle(t, x));
-    b2 = v128.xor(b2, i8x16.swizzle(t, y));
-    t = v128.load(FOLDS, 496);
-    a3 = v128.xor(a3, i8x16.swizzle(t, x));
-    b3 = v128.xor(b3, i8x16.swizzle(t, y));
+    const a0 = foldInto(v128.load(at), p0, p1, p2, p3, 0);
+    const a1 = foldInto(v128.load(at, 32), p0, p1, p2, p3, 1);
+    const a2 = foldInto(v128.load(at, 64), p0, p1, p2, p3, 2);
+    p3 = foldInto(v128.load(at, 96), p0, p1, p2, p3, 3);
     p0 = a0;
-    q0 = b0;
     p1 = a1;
-    q1 = b1;
     p2 = a2;
+    const b0 = foldInto(v128.load(at, 16), q0, q1, q2, q3, 0);
+    const b1 = foldInto(v128.load(at, 48), q0, q1, q2, q3, 1);
+    const b2 = foldInto(v128.load(at, 80), q0, q1, q2, q3, 2);
+    q3 = foldInto(v128.load(at, 112), q0, q1, q2, q3, 3);
+    q0 = b0;
+    q1 = b1;
     q2 = b2;
-    p3 = a3;
-    q3 = b3;
   }
   v128.store(WORK, p0);
   v128.store(WORK, q0, 16);

@@ -164,6 +164,7 @@ export class PagedBitmap {
       assert(first === otherFirst, "a bitmap cannot be shifted into itself");
       return 0;
     }
+    if (count === 0) return 0;
     const shift = first - otherFirst;
     const otherEnd = otherFirst + count;
     const pageEnd = Math.ceil(otherEnd / BITMAP_PAGE_BITS);
