@@ -46,9 +46,9 @@ function detailsOf(error: ServiceError): { info: ErrorInfo | undefined; field: s
   let info: ErrorInfo | undefined;
   let field: string | undefined;
   if (!Buffer.isBuffer(raw)) return { info, field };
-  for (const any of Status.decode(raw).details) {
-    if (any.typeUrl === ERROR_INFO_TYPE) info = ErrorInfo.decode(any.value);
-    if (any.typeUrl === BAD_REQUEST_TYPE) field = BadRequest.decode(any.value).fieldViolations[0]?.field;
+  for (const detail of Status.decode(raw).details) {
+    if (detail.typeUrl === ERROR_INFO_TYPE) info = ErrorInfo.decode(detail.value);
+    if (detail.typeUrl === BAD_REQUEST_TYPE) field = BadRequest.decode(detail.value).fieldViolations[0]?.field;
   }
   return { info, field };
 }
