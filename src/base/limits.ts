@@ -15,6 +15,8 @@ export const PATH_LENGTH_MAX = 4095;
 export const VOLUMES_MAX = 4096;
 export const SESSIONS_MAX = 4096;
 export const EXPORTS_MAX = 4096;
+/** Sessions that enter or leave one volume: its superblock names the epochs they hold. */
+export const SESSIONS_PER_VOLUME_MAX = 64;
 /** One point may fire this many sessions: each adds a line to one record that must be durable within the barrier. */
 export const SESSIONS_PER_POINT_MAX = 256;
 /** A barrier that cannot drain in this time fires nothing (data-safety: "timeout, none fired"). */
@@ -31,8 +33,9 @@ export const DEVICE_OPERATIONS_MAX = 8;
 export const DEVICE_QUEUE_MAX = 16_384;
 /** Device: larger requests leave the caller's thread even when they are cached (256 KiB take about 30 us inline). */
 export const DEVICE_INLINE_BYTES_MAX = 256 * KiB;
-/** Device: one write that takes longer than this makes the device slow; then nothing is written on the caller's thread ... */
+/** Device: two writes longer than this (or one longer than the next) make it slow; then nothing is written inline ... */
 export const DEVICE_SLOW_MS = 20;
+export const DEVICE_STALLED_MS = 100;
 /** ... for this long, doubled at each further slow write up to the maximum. */
 export const DEVICE_SLOW_PAUSE_MS = 1000;
 export const DEVICE_SLOW_PAUSE_MS_MAX = 60_000;

@@ -3,7 +3,7 @@
  *
  * Role: fault injection for tests and the simulator; deterministic, no chance and no clock of its own.
  * A call that a fault applies to is never answered by `tryRead`/`tryWrite`: they return false without a trace, so the
- * asynchronous form meets the fault; every operation therefore counts as one call.
+ * asynchronous form meets the fault; every operation therefore counts as one call. A failed flush fails the device for good.
  */
 import { type ErrorCode, TidemarkError } from "../../base/errors.ts";
 import type { AllocationExtent, BlockDevice, ByteExtent, Clock, DeviceCapabilities } from "../../base/ports.ts";
@@ -105,6 +105,7 @@ export class FaultDevice implements BlockDevice {
   readonly #inner: BlockDevice;
   readonly #clock: Clock;
   readonly #faults: ActiveFault[] = [];
+  #failure: TidemarkError | undefined;
 
   constructor(inner: BlockDevice, clock: Clock) {
     this.#inner = inner;
@@ -158,8 +159,13 @@ export class FaultDevice implements BlockDevice {
   }
 
   async flush(): Promise<void> {
-    await this.#meet("flush", 0, this.sizeBytes);
-    await this.#inner.flush();
+    try {
+      await this.#meet("flush", 0, this.sizeBytes);
+      await this.#inner.flush();
+    } catch (cause) {
+      this.#failure ??= new TidemarkError("DEVICE_GONE", { message: "a flush has failed before" }, { cause });
+      throw cause;
+    }
   }
 
   async zero(offsetBytes: number, lengthBytes: number, options: { release: "allow" | "keep" }): Promise<void> {
@@ -188,6 +194,7 @@ export class FaultDevice implements BlockDevice {
   }
 
   #wouldHit(operation: FaultOperation, offsetBytes: number, lengthBytes: number): boolean {
+    if (this.#failure !== undefined) return true;
     return this.#faults.some((fault) => fault.matches(operation, offsetBytes, lengthBytes) && fault.due);
   }
 
@@ -205,6 +212,7 @@ export class FaultDevice implements BlockDevice {
     lengthBytes: number,
     tear: (sectors: number) => Promise<void> = async () => {},
   ): Promise<void> {
+    if (this.#failure !== undefined) throw this.#failure;
     const hit = this.#counted(operation, offsetBytes, lengthBytes);
     if (hit === undefined) return;
     const { effect } = hit.fault;

@@ -6,8 +6,9 @@
  * pool, at most DEVICE_OPERATIONS_MAX at once.
  * Invariants:
  *   1. `tryRead` never waits: it asks with RWF_NOWAIT, or the file system is memory.
- *   2. `tryWrite` asks with RWF_NOWAIT where writes can be asked; else it writes plainly where reads can be asked (not
- *      FUSE, not network) and while the device is not slow.
+ *   2. `tryWrite` is used only where reads can be asked that way (not FUSE, not network) and while the device is not slow
+ *      (inline-gate.ts). Asking writes not to wait is of no use: ext4 and block devices cannot, btrfs and shared xfs
+ *      extents always decline.
  *   3. A failed sync fails the device for good.
  */
 import fs from "node:fs";
@@ -21,17 +22,7 @@ import {
 } from "../../base/limits.ts";
 import type { AllocationExtent, BlockDevice, Clock, DeviceCapabilities } from "../../base/ports.ts";
 import { MiB } from "../../base/units.ts";
-import {
-  EINTR,
-  EINVAL,
-  ENXIO,
-  EOPNOTSUPP,
-  errnoName,
-  type IoPlace,
-  ioError,
-  ioErrorOf,
-  isUnsupported,
-} from "./errno.ts";
+import { EINTR, EINVAL, ENXIO, errnoName, type IoPlace, ioError, ioErrorOf, isUnsupported } from "./errno.ts";
 import { identityOf } from "./identity.ts";
 import { InlineGate } from "./inline-gate.ts";
 import { FALLOC_PUNCH_HOLE_KEEP_SIZE, FALLOC_ZERO_RANGE_KEEP_SIZE, native, SEEK_DATA, SEEK_HOLE } from "./native.ts";
@@ -40,7 +31,7 @@ import { assertRange } from "./range-check.ts";
 import { SharedSync } from "./shared-sync.ts";
 import { sizeProblem } from "./size-rule.ts";
 
-/** How I/O on the caller's thread is possible: asked without waiting, always (memory), or not at all. */
+/** How reads on the caller's thread are possible: asked without waiting, always (memory), or not at all. */
 export type InlineMode = "nowait" | "plain" | "never";
 
 export interface HostDeviceFacts {
@@ -50,7 +41,6 @@ export interface HostDeviceFacts {
   readonly readOnly: boolean;
   readonly capabilities: DeviceCapabilities;
   readonly inlineRead: InlineMode;
-  readonly inlineWrite: InlineMode;
   /** Partial writes need the rest of the page: they leave the thread unless that is cached. */
   readonly pageBytes: number;
 }
@@ -66,7 +56,7 @@ export class HostDevice implements BlockDevice {
   readonly #fd: number;
   readonly #pageBytes: number;
   readonly #inlineRead: InlineMode;
-  #inlineWrite: InlineMode;
+  readonly #inlineWrite: boolean;
   readonly #gate: InlineGate;
   readonly #queue = new OperationQueue({ activeMax: DEVICE_OPERATIONS_MAX, waitingMax: DEVICE_QUEUE_MAX });
   readonly #sync = new SharedSync(() => this.#syncOnce());
@@ -87,7 +77,7 @@ export class HostDevice implements BlockDevice {
     this.#sizeBytes = facts.sizeBytes;
     this.#pageBytes = facts.pageBytes;
     this.#inlineRead = facts.inlineRead;
-    this.#inlineWrite = facts.readOnly || facts.inlineRead === "never" ? "never" : facts.inlineWrite;
+    this.#inlineWrite = !facts.readOnly && facts.inlineRead !== "never";
     this.#gate = new InlineGate(clock);
   }
 
@@ -110,19 +100,10 @@ export class HostDevice implements BlockDevice {
 
   tryWrite(offsetBytes: number, from: Uint8Array): boolean {
     assertRange(this.#sizeBytes, offsetBytes, from.length);
-    if (this.#inlineWrite === "never" || from.length > DEVICE_INLINE_BYTES_MAX || this.#failure !== undefined)
-      return false;
+    if (!this.#inlineWrite || from.length > DEVICE_INLINE_BYTES_MAX || this.#failure !== undefined) return false;
     const beganMs = this.#gate.begin();
     if (beganMs < 0 || !this.#edgesCached(offsetBytes, from.length)) return false;
     let done = 0;
-    if (this.#inlineWrite === "nowait" && native !== undefined) {
-      done = native.pwriteNowait(this.#fd, from, offsetBytes);
-      if (done === from.length) return true;
-      if (done === -EOPNOTSUPP) this.#inlineWrite = "plain";
-      else if (done <= 0) return false;
-      done = Math.max(done, 0);
-    }
-    // What NOWAIT left over is written plainly: half a write must not stay visible.
     try {
       while (done < from.length) {
         const count = fs.writeSync(this.#fd, from, done, from.length - done, offsetBytes + done);
@@ -148,7 +129,7 @@ export class HostDevice implements BlockDevice {
 
   read(offsetBytes: number, into: Uint8Array): Promise<void> {
     assertRange(this.#sizeBytes, offsetBytes, into.length);
-    return this.#run(() => this.#readFully(offsetBytes, into));
+    return this.#run(() => this.#readFully(offsetBytes, into), "transfer");
   }
 
   async #readFully(offsetBytes: number, into: Uint8Array): Promise<void> {
@@ -165,10 +146,8 @@ export class HostDevice implements BlockDevice {
     assertRange(this.#sizeBytes, offsetBytes, from.length);
     return this.#run(async () => {
       this.#assertWritable();
-      const beganMs = this.#gate.asyncBegin();
       await this.#writeFully(offsetBytes, from);
-      this.#gate.asyncEnded(beganMs);
-    });
+    }, "transfer");
   }
 
   async #writeFully(offsetBytes: number, from: Uint8Array): Promise<void> {
@@ -187,12 +166,15 @@ export class HostDevice implements BlockDevice {
   async #syncOnce(): Promise<void> {
     this.#assertUsable();
     const place = this.#place("flush");
+    const token = this.#gate.asyncBegan();
     try {
       await new Promise<void>((resolve, reject) =>
         fs.fdatasync(this.#fd, (error) => (error ? reject(error) : resolve())),
       );
     } catch (error) {
       throw this.#fail(ioErrorOf(error, place));
+    } finally {
+      this.#gate.asyncEnded(token, "other");
     }
     if (this.kind !== "file") return;
     const presentBytes = await this.#presentSize();
@@ -335,10 +317,15 @@ export class HostDevice implements BlockDevice {
     return this.#closing;
   }
 
-  #run<T>(operation: () => Promise<T>): Promise<T> {
+  #run<T>(operation: () => Promise<T>, kind: "transfer" | "other" = "other"): Promise<T> {
     return this.#queue.run(async () => {
       this.#assertUsable();
-      return operation();
+      const token = this.#gate.asyncBegan();
+      try {
+        return await operation();
+      } finally {
+        this.#gate.asyncEnded(token, kind);
+      }
     });
   }
 

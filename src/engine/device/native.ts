@@ -3,7 +3,7 @@
  *
  * Role: thin and typed; no policy. Every call gives a number: a result >= 0, or -errno. `...Async` forms run in libuv's
  * thread pool and resolve to the same number; the plain forms may block and belong into copier workers, except those
- * that never wait (`preadNowait`, `pwriteNowait`, `ioctl` queries of block devices).
+ * that never wait (`preadNowait`, `ioctl` queries of block devices).
  * Invariants:
  *   1. Buffers are passed as addresses; the caller keeps the view alive until the call has ended.
  *   2. Where koffi cannot be loaded `native` is undefined; the product then works without holes and extent sharing.
@@ -39,8 +39,6 @@ interface Koffi {
 export interface NativeCalls {
   /** Reads only what is in the page cache. -EAGAIN: it is not; -EOPNOTSUPP: the file cannot tell. */
   preadNowait(fd: number, into: Uint8Array, offsetBytes: number): number;
-  /** Writes only what needs no waiting; the same errors. May be short. */
-  pwriteNowait(fd: number, from: Uint8Array, offsetBytes: number): number;
   /** The next data (SEEK_DATA) or hole (SEEK_HOLE) at or after `offsetBytes`; -ENXIO: none before the end. */
   seek(fd: number, offsetBytes: number, whence: number): number;
   seekAsync(fd: number, offsetBytes: number, whence: number): Promise<number>;
@@ -87,7 +85,6 @@ function bind(koffi: Koffi): NativeCalls {
   const offset = "int64_t";
   const address = "uintptr_t";
   const preadv2 = library.func("preadv2", "int64_t", ["int", address, "int", offset, "int"]);
-  const pwritev2 = library.func("pwritev2", "int64_t", ["int", address, "int", offset, "int"]);
   const lseek = library.func("lseek", offset, ["int", offset, "int"]);
   const fallocate = library.func("fallocate", "int", ["int", "int", offset, offset]);
   const copyFileRange = library.func("copy_file_range", "int64_t", ["int", address, "int", address, "size_t", "uint"]);
@@ -131,10 +128,6 @@ function bind(koffi: Koffi): NativeCalls {
     preadNowait: (fd, into, offsetBytes) => {
       fillVector(into);
       return result(preadv2(fd, vectorAddress, 1, offsetBytes, RWF_NOWAIT));
-    },
-    pwriteNowait: (fd, from, offsetBytes) => {
-      fillVector(from);
-      return result(pwritev2(fd, vectorAddress, 1, offsetBytes, RWF_NOWAIT));
     },
     seek: (fd, offsetBytes, whence) => result(lseek(fd, offsetBytes, whence)),
     seekAsync: (fd, offsetBytes, whence) => later(lseek, fd, offsetBytes, whence),

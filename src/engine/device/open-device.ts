@@ -217,11 +217,9 @@ async function fileDevice(fd: number, path: string, readOnly: boolean, { clock }
       ? `${fileSystem.toString(16)}:${facts.dev}`
       : undefined,
   };
-  // btrfs can be asked not to wait and then never writes (every write allocates): plainly, then, under the gate.
-  const inlineWrite = inMemory || fileSystem === BTRFS ? "plain" : "nowait";
   return new HostDevice(
     fd,
-    { path, kind: "file", sizeBytes, readOnly, capabilities, inlineRead, inlineWrite, pageBytes: FILE_PAGE_BYTES },
+    { path, kind: "file", sizeBytes, readOnly, capabilities, inlineRead, pageBytes: FILE_PAGE_BYTES },
     clock,
   );
 }
@@ -246,7 +244,6 @@ async function blockDevice(fd: number, path: string, asked: boolean, { clock }: 
       readOnly,
       capabilities: { holes: false, trim: !readOnly && native !== undefined && discard > 0, cloneDomain: undefined },
       inlineRead,
-      inlineWrite: "nowait",
       pageBytes: FILE_PAGE_BYTES,
     },
     clock,
