@@ -15,9 +15,10 @@ import { assert } from "../../base/assert.ts";
 import { TidemarkError } from "../../base/errors.ts";
 import { BARRIER_TIMEOUT_MS } from "../../base/limits.ts";
 import { granuleCountOf } from "../../base/units.ts";
-import type { CopyKind, ExtentRef } from "../engine-api.ts";
+import type { CopyKind, CopyReason, ExtentRef } from "../engine-api.ts";
 import { PagedBitmap } from "../map/paged-bitmap.ts";
 import type { EnginePorts } from "../ports.ts";
+import type { EpochTrust } from "../volume/change-chain.ts";
 import type { Volume } from "../volume/volume.ts";
 import { bytesOfGranules, extentsOverlap } from "./extents.ts";
 import type { LogicalChange, PointsLog, VolumeSeal } from "./points-log.ts";
@@ -55,6 +56,8 @@ export interface PointHost {
   prepareTracking(volume: Volume): Promise<void>;
   /** Seals the open epoch in memory and queues the seal in the activity log. */
   seal(volume: Volume, nowMs: number): VolumeSeal;
+  /** Marks were set that are only in the points log. */
+  noteMarks(volume: Volume): void;
   /** Makes the session object of a record and attaches it to its volumes. */
   attach(record: SessionRecord, pending: PagedBitmap, files: SessionFiles): CopySession;
 }
@@ -237,21 +240,21 @@ function compute(host: PointHost, plan: Plan, prepared: Prepared): Fired {
   assert((session === undefined) === prepared.isNew, "the barrier sees what was prepared");
   const granuleCount = granuleCountOf(plan.source.lengthBytes);
   let pending: PagedBitmap;
-  let widened = false;
+  let trust: EpochTrust = "exact";
   if (transition.copies === "everything") pending = new PagedBitmap(host.ports.core, granuleCount, "full");
   else if (plan.restores) {
     pending = plan.restores.session.changedSincePoint("both");
-    widened = plan.restores.session.widened;
+    trust = plan.restores.session.trust;
   } else {
     assert(session !== undefined, "a difference has a session to differ from");
     pending = session.missing();
     const changed = session.changedSincePoint("both");
     pending.union(changed);
     changed.dispose();
-    widened = session.widened;
+    trust = session.trust;
   }
   const lastIsSet = pending.count > 0 && pending.test(granuleCount - 1);
-  const reason = widened && transition.reason === "DIFFERENCE" ? "MAP_WIDENED" : (transition.reason ?? "FIRST_COPY");
+  const reason = reasonOf(transition.reason, trust);
   const kind = transition.to.startsWith("opc") || plan.restores ? "opc" : "quickopc";
   const record: SessionRecord = {
     ...(session?.record() ?? newRecord(host, member)),
@@ -265,6 +268,13 @@ function compute(host: PointHost, plan: Plan, prepared: Prepared): Fired {
   return { prepared, plan, pending, record };
 }
 
+/** A difference made of maps that are not exact says so. */
+export function reasonOf(reason: CopyReason | undefined, trust: EpochTrust): CopyReason {
+  if (reason === undefined) return "FIRST_COPY";
+  if (trust === "exact" || (reason !== "DIFFERENCE" && reason !== "RESTORE_DIFFERENCE")) return reason;
+  return trust === "lost" ? "BASE_LOST" : "MAP_WIDENED";
+}
+
 /** Steps 4 (epochs) and 5. */
 async function commit(host: PointHost, fired: readonly Fired[]): Promise<void> {
   const nowMs = host.ports.clock.nowMs();
@@ -273,6 +283,7 @@ async function commit(host: PointHost, fired: readonly Fired[]): Promise<void> {
     const { destination } = one.prepared;
     if (!destination.chain.tracked) continue;
     destination.markLogicalChange(one.pending, one.record.destination);
+    host.noteMarks(destination);
     logicalChanges.push({ uid: destination.uid, epoch: destination.chain.open.id, sessionId: one.record.id });
   }
   const tracking = fired.filter((one) => one.record.tracking);
@@ -298,10 +309,7 @@ function takeOver(host: PointHost, fired: Fired): CopySession {
     existing.newGeneration(record, pending);
   }
   const session = existing ?? host.attach(record, pending, prepared.files);
-  if (record.tracking) {
-    prepared.source.chain.hold(record.sourceEpoch, session.id);
-    prepared.destination.chain.hold(record.destinationEpoch, session.id);
-  }
+  session.holdEpochs();
   return session;
 }
 

@@ -125,6 +125,18 @@ export class SessionFiles {
     return { sessionFiles, missing };
   }
 
+  /** For a session whose map or log is damaged: a new log beside the superblock; a checkpoint has to follow. */
+  static async salvage(files: StateFiles, record: SessionRecord): Promise<SessionFiles> {
+    const { id } = record;
+    const directory = directoryOf(id);
+    const superblock = await Superblock.open(files, `${directory}/super`, "session", id, decodeSessionRecord);
+    const serial = Math.max(serialOf(record.logFile), ...(await files.list(directory)).map(serialOf)) + 1;
+    const logFile = logName(serial);
+    const log = await FrameLog.create(files, `${directory}/${logFile}`, "session", id, serial);
+    await files.syncDirectory(directory);
+    return new SessionFiles({ id, files, superblock, log, logFile, mapFile: undefined, serial });
+  }
+
   /** Makes the log of the generation about to be fired; its name is durable when it returns. */
   async prepareGeneration(): Promise<string> {
     assert(this.#next === undefined, "one point at a time");

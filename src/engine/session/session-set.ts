@@ -5,7 +5,7 @@
  * the instant is point.ts, the copying is copier.ts.
  */
 import { TidemarkError } from "../../base/errors.ts";
-import { SESSIONS_MAX } from "../../base/limits.ts";
+import { SESSIONS_MAX, SESSIONS_PER_VOLUME_MAX } from "../../base/limits.ts";
 import { granuleCountOf } from "../../base/units.ts";
 import type { CopyPlan, EngineEvent, SessionStatus, StartRequest } from "../engine-api.ts";
 import type { PagedBitmap } from "../map/paged-bitmap.ts";
@@ -13,11 +13,11 @@ import type { EnginePorts } from "../ports.ts";
 import { Mutex } from "../sync/mutex.ts";
 import type { VolumeSet } from "../volume/volume-set.ts";
 import { Copier } from "./copier.ts";
-import { firePoint, type LiveView, type PointHost, type PointMember } from "./point.ts";
+import { firePoint, type LiveView, type PointHost, type PointMember, reasonOf } from "./point.ts";
 import type { PointsLog } from "./points-log.ts";
 import { planStart, transitionOf } from "./rules.ts";
 import { CopySession } from "./session.ts";
-import type { SessionFiles } from "./session-files.ts";
+import { SessionFiles } from "./session-files.ts";
 import type { SessionRecord } from "./session-record.ts";
 
 /** Progress is told at most this often; changes of phase always. */
@@ -71,6 +71,7 @@ export class SessionSet {
     return this.#admin.run(async () => {
       this.#requireRunning();
       const members = choose();
+      requireRoom(this.#volumes, members);
       if (this.#sessions.size + members.length > SESSIONS_MAX)
         throw new TidemarkError("LIMIT_EXCEEDED", {
           message: `there are ${this.#sessions.size} copy sessions; at most ${SESSIONS_MAX} can exist`,
@@ -150,8 +151,7 @@ export class SessionSet {
     pending.union(destination);
     const planned = { plannedGranules: pending.count, bytesPlanned: base.bytesOf(pending) };
     for (const map of [pending, source, destination]) map.dispose();
-    const widened = base.widened && reason === "DIFFERENCE";
-    return { reason: widened ? "MAP_WIDENED" : reason, existingId: existing?.id, ...planned, ...counts };
+    return { reason: reasonOf(reason, base.trust), existingId: existing?.id, ...planned, ...counts };
   }
 
   require(id: string): CopySession {
@@ -182,6 +182,18 @@ export class SessionSet {
     source.leaving.push(session);
     destination.entering.push(session);
     return session;
+  }
+
+  /** A session whose maps cannot be read: durably failed, so that nobody trusts its destination. */
+  async adoptDamaged(record: SessionRecord, everything: PagedBitmap, error: TidemarkError): Promise<void> {
+    const files = await SessionFiles.salvage(this.#ports.files, record);
+    const session = this.adopt({ ...record, state: "failed", tracking: false }, everything, files);
+    session.failure = { cause: "OTHER", message: error.detail.message };
+    await session.checkpoint();
+  }
+
+  async checkpointAll(): Promise<void> {
+    for (const session of this.#sessions.values()) await session.checkpoint();
   }
 
   /** Goes on where the last run of the daemon stopped. Sessions of unavailable volumes wait for the next start. */
@@ -233,6 +245,7 @@ export class SessionSet {
       volume: (uid) => this.#volumes.require(uid),
       prepareTracking: (volume) => this.#volumes.prepareTracking(volume),
       seal: (volume, nowMs) => this.#volumes.seal(volume, nowMs),
+      noteMarks: (volume) => this.#volumes.noteMarks(volume),
       attach: (record, pending, files) => this.adopt(record, pending, files),
     };
   }
@@ -260,7 +273,10 @@ export class SessionSet {
   #copied(session: CopySession): void {
     this.#tell(session);
     const { generation } = session;
-    if (session.tracking) return this.#inBackground(session.checkpoint());
+    if (session.tracking) {
+      this.#inBackground(session.checkpoint());
+      return;
+    }
     this.#inBackground(
       this.#admin.run(async () => {
         const over = session.state === "live" && !session.unfinished && !session.tracking;
@@ -315,6 +331,20 @@ export class SessionSet {
       .finally(() => this.#background.delete(tracked));
     this.#background.add(tracked);
   }
+}
+
+/** The superblock of a volume names the epochs that its sessions hold. */
+function requireRoom(volumes: VolumeSet, members: readonly PointMember[]): void {
+  for (const member of members)
+    for (const { volumeUid, name } of [member.source, member.destination]) {
+      const volume = volumes.require(volumeUid);
+      const added = members.filter((one) => [one.source.volumeUid, one.destination.volumeUid].includes(volumeUid));
+      if (volume.leaving.length + volume.entering.length + added.length <= SESSIONS_PER_VOLUME_MAX) continue;
+      throw new TidemarkError("LIMIT_EXCEEDED", {
+        message: `${name} would have more than ${SESSIONS_PER_VOLUME_MAX} copy sessions`,
+        hint: "cancel sessions of this volume that are not needed",
+      });
+    }
 }
 
 function detach(list: CopySession[], session: CopySession): void {

@@ -19,6 +19,7 @@ import { PagedBitmap } from "../map/paged-bitmap.ts";
 import type { EnginePorts } from "../ports.ts";
 import { Mutex } from "../sync/mutex.ts";
 import { RangeLock } from "../sync/range-lock.ts";
+import { type EpochTrust, leastTrust } from "../volume/change-chain.ts";
 import type { Volume } from "../volume/volume.ts";
 import { CommitQueue } from "./commit-queue.ts";
 import { moveNow } from "./demand-copy.ts";
@@ -307,12 +308,12 @@ export class CopySession {
     this.startProgress();
   }
 
-  /** True when a map that the next difference is made of was widened after an unclean stop. */
-  get widened(): boolean {
-    if (!this.tracking) return false;
+  /** How far the maps that the next difference is made of can be trusted. */
+  get trust(): EpochTrust {
+    if (!this.tracking) return "exact";
     const source = this.sourceVolume.chain.between(this.sourceEpoch, 0);
     const destination = this.destinationVolume.chain.between(this.destinationEpoch, 0);
-    return [...source, ...destination].some((epoch) => epoch.widened);
+    return [...source, ...destination].reduce<EpochTrust>((trust, epoch) => leastTrust(trust, epoch.trust), "exact");
   }
 
   /** Goes on as OPC; durable before the epochs are let go. */
@@ -330,6 +331,13 @@ export class CopySession {
       this.kind = "opc";
       this.releaseEpochs();
     });
+  }
+
+  /** Keeps the epochs that began at the point. */
+  holdEpochs(): void {
+    if (!this.tracking || this.state !== "live") return;
+    this.sourceVolume.chain.hold(this.sourceEpoch, this.id);
+    this.destinationVolume.chain.hold(this.destinationEpoch, this.id);
   }
 
   /** Lets go of the epochs; the session no longer tracks. */

@@ -6,7 +6,7 @@
  * Invariants:
  *   1. Epochs are in ascending order of id; only the last one is open; ids are never reused.
  *   2. The first epoch is held by somebody; a chain that nobody holds is empty, and the volume is not tracked.
- *   3. An epoch that nobody holds is part of its predecessor: only boundaries that somebody needs are kept.
+ *   3. A sealed epoch that nobody holds is part of its predecessor: only boundaries that somebody needs are kept.
  * Source: DESIGN section 4 "One change chain per volume"; spec/11 "Copy session" (tracking bitmaps).
  */
 import { assert } from "../../base/assert.ts";
@@ -18,8 +18,16 @@ export interface Epoch {
   readonly id: number;
   readonly beginMs: number;
   readonly map: PagedBitmap;
-  /** True when its map was widened after an unclean stop. */
-  widened: boolean;
+  /** `widened`: regions were added after an unclean stop. `lost`: the map could not be read and says "everything". */
+  trust: EpochTrust;
+}
+
+export type EpochTrust = "exact" | "widened" | "lost";
+const TRUST_ORDER: readonly EpochTrust[] = ["exact", "widened", "lost"];
+
+/** The less trustworthy of two. */
+export function leastTrust(a: EpochTrust, b: EpochTrust): EpochTrust {
+  return TRUST_ORDER.indexOf(a) > TRUST_ORDER.indexOf(b) ? a : b;
 }
 
 export class ChangeChain {
@@ -43,6 +51,11 @@ export class ChangeChain {
 
   get epochs(): readonly Epoch[] {
     return this.#epochs;
+  }
+
+  /** Granules a new map covers. */
+  get granuleCount(): number {
+    return this.#granuleCount;
   }
 
   get nextId(): number {
@@ -79,7 +92,7 @@ export class ChangeChain {
   /** Seals the open epoch and opens the next; returns the new epoch's id. */
   seal(nowMs: number): number {
     const id = this.#nextId++;
-    this.#epochs.push({ id, beginMs: nowMs, map: this.newMap(), widened: false });
+    this.#epochs.push({ id, beginMs: nowMs, map: this.newMap(), trust: "exact" });
     return id;
   }
 
@@ -118,7 +131,7 @@ export class ChangeChain {
       first.map.dispose();
       this.#epochs.shift();
     }
-    for (let index = 1; index < this.#epochs.length; ) {
+    for (let index = 1; index < this.#epochs.length - 1; ) {
       const epoch = this.#epochs[index];
       const before = this.#epochs[index - 1];
       assert(epoch !== undefined && before !== undefined, "index is inside");
@@ -127,7 +140,7 @@ export class ChangeChain {
         continue;
       }
       before.map.union(epoch.map);
-      before.widened ||= epoch.widened;
+      before.trust = leastTrust(before.trust, epoch.trust);
       epoch.map.dispose();
       this.#epochs.splice(index, 1);
     }

@@ -199,6 +199,10 @@ export class VolumeSet {
     return tracking.seal(nowMs);
   }
 
+  noteMarks(volume: Volume): void {
+    this.#entries.get(volume.uid)?.tracking?.noteMarks();
+  }
+
   /** What the points of these volumes put into memory only is durable in their own files when it resolves. */
   async settle(volumes: readonly Volume[]): Promise<void> {
     for (const volume of new Set(volumes)) await this.#entries.get(volume.uid)?.tracking?.settle();

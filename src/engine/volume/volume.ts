@@ -42,6 +42,8 @@ export class Volume {
   activity: ActivityLog | undefined;
   identity: readonly string[] = [];
   exportCount = 0;
+  /** Told when a region became hot: the log has grown. */
+  onActivation: () => void = () => undefined;
   #device: BlockDevice | undefined;
   #failure: ErrorRecord | undefined;
   readonly #onFailure: VolumeFailureListener;
@@ -205,7 +207,10 @@ export class Volume {
       if (!this.chain.tracked) return await action();
       const region = regionsOf(offsetBytes, lengthBytes);
       const activity = this.requireActivity();
-      while (!activity.isHot(region.first, region.last)) await activity.activate(region.first, region.last);
+      while (!activity.isHot(region.first, region.last)) {
+        await activity.activate(region.first, region.last);
+        this.onActivation();
+      }
       activity.enter(region.first, region.last);
       try {
         const granules = granulesTouched(offsetBytes, lengthBytes);

@@ -1,0 +1,52 @@
+/** What the superblock of a tracked volume says, and its validation. */
+import { TidemarkError } from "../../base/errors.ts";
+import type { EpochTrust } from "./change-chain.ts";
+
+/** Id, begin in milliseconds, trust (index of TRUSTS), serial of its map file (0: nothing but what the logs say). */
+export type EpochEntry = readonly [id: number, beginMs: number, trust: number, serial: number];
+
+export const TRUSTS: readonly EpochTrust[] = ["exact", "widened", "lost"];
+
+export interface VolumeRecord {
+  readonly uid: string;
+  /** Ids below it have been used. */
+  readonly nextEpoch: number;
+  /** Number of the first activity log to replay. */
+  readonly log: number;
+  /** Last serial used in names of map files. */
+  readonly serial: number;
+  /** Oldest first; short, because all epochs that sessions hold must fit into the superblock. */
+  readonly epochs: readonly EpochEntry[];
+  /** True between a clean stop and the next start. */
+  readonly clean: boolean;
+}
+
+export function mapFileOf(id: number, serial: number): string {
+  return `epoch-${id}-${serial}.map`;
+}
+
+/** Checks what was read from disk; METADATA_CORRUPT names the first field that is wrong. */
+export function decodeVolumeRecord(value: unknown): VolumeRecord {
+  const bad = (field: string): never => {
+    throw new TidemarkError("METADATA_CORRUPT", {
+      message: `volume record: field "${field}" is missing or wrong`,
+      hint: "what this volume tracks is copied in full next time",
+    });
+  };
+  if (typeof value !== "object" || value === null) return bad("record");
+  const record = value as Record<string, unknown>;
+  for (const field of ["nextEpoch", "log", "serial"])
+    if (!Number.isSafeInteger(record[field]) || (record[field] as number) < 0) return bad(field);
+  if (typeof record["uid"] !== "string") return bad("uid");
+  if (typeof record["clean"] !== "boolean") return bad("clean");
+  if (!Array.isArray(record["epochs"])) return bad("epochs");
+  let lastId = -1;
+  for (const entry of record["epochs"] as unknown[]) {
+    if (!Array.isArray(entry) || entry.length !== 4 || !entry.every((part) => Number.isSafeInteger(part) && part >= 0))
+      return bad("epochs");
+    if (entry[0] <= lastId) return bad("epochs.id");
+    if (entry[2] >= TRUSTS.length) return bad("epochs.trust");
+    lastId = entry[0];
+  }
+  return value as VolumeRecord;
+}

@@ -1,0 +1,345 @@
+/**
+ * The durable side of one volume's change chain: superblock, maps of the epochs, activity log.
+ *
+ * Files, in `volumes/<uid>/`: `super`; `epoch-<id>-<serial>.map`, an epoch at a checkpoint; `al-<number>.log`, what happened since.
+ * A chain is what the maps say, plus what the logs say from the one named by the superblock on, plus (after an unclean
+ * stop) every granule of the regions that are still hot in the open epoch.
+ * Invariants:
+ *   1. The superblock names maps and log of one checkpoint; what it does not name, and no later log, is a left-over.
+ *   2. Marks that did not go through the activity log (`noteMarks`) are in the points log until a checkpoint has them.
+ * Source: data-safety 1.3, 1.8, 1.10; formats: docs/file-formats.md.
+ */
+import { TidemarkError } from "../../base/errors.ts";
+import { ACTIVITY_LOG_CHECKPOINT_BYTES } from "../../base/limits.ts";
+import { granulesTouched } from "../../base/units.ts";
+import { REGION_BITS_BYTES, REGION_GRANULES, type RegionBits } from "../durable/activity-frames.ts";
+import { ActivityLog, type ActivityLogOptions } from "../durable/activity-log.ts";
+import { readMap, writeMap } from "../durable/map-file.ts";
+import type { StateFiles } from "../durable/state-files.ts";
+import { Superblock } from "../durable/superblock.ts";
+import type { PagedBitmap } from "../map/paged-bitmap.ts";
+import type { EnginePorts } from "../ports.ts";
+import type { RecoveredPoint, VolumeSeal } from "../session/points-log.ts";
+import { Mutex } from "../sync/mutex.ts";
+import type { Epoch, EpochTrust } from "./change-chain.ts";
+import type { Volume } from "./volume.ts";
+import { decodeVolumeRecord, type EpochEntry, mapFileOf, TRUSTS, type VolumeRecord } from "./volume-record.ts";
+
+export const VOLUMES_DIRECTORY = "volumes";
+
+export class VolumeTracking {
+  readonly activity: ActivityLog;
+  readonly #files: StateFiles;
+  readonly #volume: Volume;
+  readonly #super: Superblock<VolumeRecord>;
+  readonly #checkpoints = new Mutex();
+  #openEpoch: number;
+  #serial: number;
+  #unloggedMarks = false;
+  #checkpointing = false;
+
+  private constructor(options: {
+    files: StateFiles;
+    volume: Volume;
+    superblock: Superblock<VolumeRecord>;
+    activity: ActivityLog;
+    openEpoch: number;
+  }) {
+    this.#files = options.files;
+    this.#volume = options.volume;
+    this.#super = options.superblock;
+    this.activity = options.activity;
+    this.#openEpoch = options.openEpoch;
+    this.#serial = options.superblock.value.serial;
+    this.#volume.onActivation = () => this.#checkpointWhenLong();
+  }
+
+  /** New files, durable when it resolves. The chain stays empty until the first seal. */
+  static async create(ports: EnginePorts, volume: Volume): Promise<VolumeTracking> {
+    const { files } = ports;
+    const directory = directoryOf(volume.uid);
+    await files.makeDirectory(directory);
+    const openEpoch = volume.chain.nextId - 1;
+    const activity = await ActivityLog.create(logOptions(files, volume), 1, openEpoch);
+    const first: VolumeRecord = {
+      uid: volume.uid,
+      nextEpoch: volume.chain.nextId,
+      log: 1,
+      serial: 1,
+      epochs: [],
+      clean: false,
+    };
+    const superblock = await Superblock.create(
+      files,
+      `${directory}/super`,
+      "volume",
+      volume.uid,
+      first,
+      decodeVolumeRecord,
+    );
+    await files.syncDirectory(directory);
+    await files.syncDirectory(VOLUMES_DIRECTORY);
+    return new VolumeTracking({ files, volume, superblock, activity, openEpoch });
+  }
+
+  /**
+   * Opens the files of a volume and puts its chain back together, with what `points` add. Undefined when the volume was never
+   * tracked. METADATA_CORRUPT: `rebuild` is the way out.
+   */
+  static async open(
+    ports: EnginePorts,
+    volume: Volume,
+    points: readonly RecoveredPoint[],
+  ): Promise<VolumeTracking | undefined> {
+    const { files } = ports;
+    const directory = directoryOf(volume.uid);
+    if (!(await files.exists(`${directory}/super`))) return undefined;
+    const superblock = await Superblock.open(files, `${directory}/super`, "volume", volume.uid, decodeVolumeRecord);
+    const record = superblock.value;
+    const epochs: Epoch[] = [];
+    try {
+      for (const [id, beginMs, trust, serial] of record.epochs) {
+        const header = {
+          kind: "epoch" as const,
+          ownerId: volume.uid,
+          generation: id,
+          bitCount: volume.chain.granuleCount,
+        };
+        const path = `${directory}/${mapFileOf(id, serial)}`;
+        const map = serial > 0 ? await readMap(files, path, header, ports.core) : volume.chain.newMap();
+        epochs.push({ id, beginMs, map, trust: TRUSTS[trust] ?? "lost" });
+      }
+      const numbers = (await files.list(directory))
+        .map((name) => Number(/^al-(\d+)\.log$/.exec(name)?.[1] ?? 0))
+        .filter((number) => number >= record.log)
+        .sort((a, b) => a - b);
+      if (numbers[0] !== record.log)
+        throw new TidemarkError("METADATA_CORRUPT", {
+          message: `${directory}: the activity log al-${record.log}.log is missing`,
+          hint: "what this volume tracks is copied in full next time",
+        });
+      const { log, replay } = await ActivityLog.open(logOptions(files, volume), numbers);
+      for (const sealed of replay.sealed) addBits(epochOf(epochs, sealed.epoch, volume), sealed.regionBits);
+      const open = epochOf(epochs, replay.openEpoch, volume);
+      addBits(open, replay.regionBits);
+      const tracking = new VolumeTracking({ files, volume, superblock, activity: log, openEpoch: replay.openEpoch });
+      const last = tracking.#applyPoints(epochs, points, open);
+      for (const region of replay.hotRegions) {
+        setRegion(last, region);
+        last.trust = last.trust === "lost" ? "lost" : "widened";
+      }
+      const held = epochs.filter((epoch) => epoch.id > 0);
+      volume.chain.restore(held, Math.max(record.nextEpoch, last.id + 1));
+      return tracking;
+    } catch (error) {
+      for (const epoch of epochs) epoch.map.dispose();
+      await superblock.close();
+      throw error;
+    }
+  }
+
+  /** After damage: epochs with these ids that say "everything", in new files. */
+  static async rebuild(ports: EnginePorts, volume: Volume, ids: readonly number[]): Promise<VolumeTracking> {
+    await removeVolumeDirectory(ports.files, volume.uid);
+    const sorted = [...new Set(ids)].sort((a, b) => a - b);
+    const epochs = sorted.map((id): Epoch => {
+      const map = volume.chain.newMap();
+      map.setRange(0, map.bitCount);
+      return { id, beginMs: 0, map, trust: "lost" };
+    });
+    volume.chain.restore(epochs, 1);
+    const tracking = await VolumeTracking.create(ports, volume);
+    await tracking.checkpoint("running");
+    return tracking;
+  }
+
+  /** Seals that the activity log lost with its unsynced tail, and marks that never went into it; returns the open epoch. */
+  #applyPoints(epochs: Epoch[], points: readonly RecoveredPoint[], openAtEnd: Epoch): Epoch {
+    let open = openAtEnd;
+    for (const point of points) {
+      const seal = point.seals.find((candidate) => candidate.uid === this.#volume.uid);
+      if (seal && seal.openedEpoch > open.id) {
+        const hotBits = seal.hotBits.map(({ region, bits }) => ({
+          region,
+          bits: new Uint8Array(Buffer.from(bits, "base64")),
+        }));
+        for (const { region, bits } of hotBits) setRegionBits(open, region, bits);
+        void this.activity.point({ sealedEpoch: open.id, openedEpoch: seal.openedEpoch, hotBits });
+        open = epochOf(epochs, seal.openedEpoch, this.#volume);
+        this.#openEpoch = seal.openedEpoch;
+      }
+      const opened = seal && epochs.find((epoch) => epoch.id === seal.openedEpoch);
+      if (seal && opened) epochs[epochs.indexOf(opened)] = { ...opened, beginMs: seal.beginMs };
+      for (const change of point.logicalChanges) {
+        if (change.uid !== this.#volume.uid) continue;
+        const destination = point.sessions.find((session) => session.id === change.sessionId)?.destination;
+        const map = point.maps.get(change.sessionId);
+        if (!destination || !map) continue;
+        const { first, count } = granulesTouched(destination.offsetBytes, destination.lengthBytes);
+        epochOf(epochs, change.epoch, this.#volume).map.union(map, { first, count, otherFirst: 0 });
+        this.#unloggedMarks = true;
+      }
+    }
+    return epochs.find((epoch) => epoch.id === open.id) ?? open;
+  }
+
+  /** Seals the open epoch in memory and queues the seal in the activity log, in one step. The gates are closed. */
+  seal(nowMs: number): VolumeSeal {
+    const { chain, uid } = this.#volume;
+    const hotBits = chain.tracked ? this.activity.hotBits() : [];
+    const sealedEpoch = this.#openEpoch;
+    const openedEpoch = chain.seal(nowMs);
+    this.#openEpoch = openedEpoch;
+    // The points log repeats it, durably; `settle` finds out if it could not be stored here.
+    this.activity.point({ sealedEpoch, openedEpoch, hotBits }).catch(() => {
+      this.#unloggedMarks = true;
+    });
+    const encoded = hotBits.map(({ region, bits }) => ({ region, bits: Buffer.from(bits).toString("base64") }));
+    return { uid, sealedEpoch, openedEpoch, beginMs: nowMs, hotBits: encoded };
+  }
+
+  /** Marks were set that are only in the points log. */
+  noteMarks(): void {
+    this.#unloggedMarks = true;
+  }
+
+  /** What the points did to the chain is durable in the volume's own files when it resolves. */
+  async settle(): Promise<void> {
+    if (this.#unloggedMarks) return this.checkpoint("running");
+    await this.activity.sync();
+    await this.#checkpoints.run(async () => {
+      const record = this.#super.value;
+      const serials = new Map(record.epochs.map(([id, , , serial]) => [id, serial]));
+      const epochs = this.#volume.chain.epochs.map((epoch) => entryOf(epoch, serials.get(epoch.id) ?? 0));
+      // An epoch that has been merged away may still have bits in its file: only a checkpoint drops it.
+      const missing = record.epochs.filter(([id, , , serial]) => serial > 0 && !epochs.some(([kept]) => kept === id));
+      const all = [...missing, ...epochs].sort((a, b) => a[0] - b[0]);
+      await this.#super.store({ ...record, epochs: all, nextEpoch: this.#volume.chain.nextId, clean: false });
+    });
+  }
+
+  #checkpointWhenLong(): void {
+    if (this.#checkpointing || this.activity.sizeBytes < ACTIVITY_LOG_CHECKPOINT_BYTES) return;
+    this.#checkpointing = true;
+    // A failure leaves the old checkpoint and both logs, which recovery reads; the next activation tries again.
+    void this.checkpoint("running")
+      .catch(() => undefined)
+      .finally(() => {
+        this.#checkpointing = false;
+      });
+  }
+
+  /** Writes the chain as it is and begins a new log. `clean`: nothing is hot any more; the next start finds it exact. */
+  checkpoint(mode: "running" | "clean"): Promise<void> {
+    return this.#checkpoints.run(async () => {
+      if (mode === "clean") await this.activity.evictAll();
+      const number = this.activity.number + 1;
+      const serial = ++this.#serial;
+      await this.activity.checkpoint(number);
+      this.#unloggedMarks = false;
+      const copies = this.#volume.chain.epochs.map((epoch) => ({ ...epoch, map: epoch.map.clone() }));
+      const directory = directoryOf(this.#volume.uid);
+      const epochs: EpochEntry[] = [];
+      try {
+        for (const epoch of copies) {
+          const { id, map } = epoch;
+          const header = { kind: "epoch" as const, ownerId: this.#volume.uid, generation: id, bitCount: map.bitCount };
+          await writeMap(this.#files, `${directory}/${mapFileOf(id, serial)}`, header, map);
+          epochs.push(entryOf(epoch, serial));
+        }
+      } finally {
+        for (const { map } of copies) map.dispose();
+      }
+      const nextEpoch = this.#volume.chain.nextId;
+      const clean = mode === "clean";
+      await this.#super.store({ uid: this.#volume.uid, nextEpoch, log: number, serial, epochs, clean });
+      await this.#removeLeftovers(directory);
+    });
+  }
+
+  async #removeLeftovers(directory: string): Promise<void> {
+    const record = this.#super.value;
+    const kept = new Set(["super", ...record.epochs.map(([id, , , serial]) => mapFileOf(id, serial))]);
+    for (const name of await this.#files.list(directory)) {
+      const number = Number(/^al-(\d+)\.log$/.exec(name)?.[1] ?? 0);
+      if (!kept.has(name) && number < record.log) await this.#files.remove(`${directory}/${name}`);
+    }
+  }
+
+  async close(): Promise<void> {
+    await this.activity.close();
+    await this.#super.close();
+  }
+
+  async remove(): Promise<void> {
+    await this.close();
+    await removeVolumeDirectory(this.#files, this.#volume.uid);
+  }
+}
+
+export async function removeVolumeDirectory(files: StateFiles, uid: string): Promise<void> {
+  const directory = directoryOf(uid);
+  const names = (await files.list(directory)).filter((name) => name !== "super");
+  for (const name of ["super", ...names]) await files.remove(`${directory}/${name}`);
+  await files.removeDirectory(directory);
+  await files.syncDirectory(VOLUMES_DIRECTORY);
+}
+
+function entryOf(epoch: Epoch, serial: number): EpochEntry {
+  return [epoch.id, epoch.beginMs, TRUSTS.indexOf(epoch.trust), serial];
+}
+
+function directoryOf(uid: string): string {
+  return `${VOLUMES_DIRECTORY}/${uid}`;
+}
+
+function logOptions(files: StateFiles, volume: Volume): ActivityLogOptions {
+  return {
+    files,
+    ownerId: volume.uid,
+    path: (number) => `${directoryOf(volume.uid)}/al-${number}.log`,
+    readRegionBits: (region) =>
+      volume.chain.tracked ? regionBits(volume.chain.open.map, region) : new Uint8Array(REGION_BITS_BYTES),
+  };
+}
+
+/** The epoch of this id; a new, empty one is put in its place when the checkpoint did not have it. */
+function epochOf(epochs: Epoch[], id: number, volume: Volume): Epoch {
+  const known = epochs.find((epoch) => epoch.id === id);
+  if (known) return known;
+  const trust: EpochTrust = "exact";
+  const made: Epoch = { id, beginMs: 0, map: volume.chain.newMap(), trust };
+  epochs.push(made);
+  epochs.sort((a, b) => a.id - b.id);
+  return made;
+}
+
+function regionBits(map: PagedBitmap, region: number): Uint8Array {
+  const bits = new Uint8Array(REGION_BITS_BYTES);
+  const first = region * REGION_GRANULES;
+  const limit = Math.min(first + REGION_GRANULES, map.bitCount);
+  for (let run = nextIn(map, first, limit); run; run = nextIn(map, run.first + run.count, limit))
+    for (let bit = run.first - first; bit < run.first - first + run.count; bit++)
+      bits[bit >>> 3] = (bits[bit >>> 3] ?? 0) | (1 << (bit & 7));
+  return bits;
+}
+
+function nextIn(map: PagedBitmap, from: number, limit: number): { first: number; count: number } | undefined {
+  return from < limit ? map.nextRun(from, limit) : undefined;
+}
+
+function addBits(epoch: Epoch, bits: ReadonlyMap<number, Uint8Array>): void {
+  for (const [region, regionBytes] of bits) setRegionBits(epoch, region, regionBytes);
+}
+
+function setRegionBits(epoch: Epoch, region: RegionBits["region"], bits: Uint8Array): void {
+  const first = region * REGION_GRANULES;
+  for (let bit = 0; bit < REGION_GRANULES && first + bit < epoch.map.bitCount; bit++)
+    if (((bits[bit >>> 3] ?? 0) >>> (bit & 7)) & 1) epoch.map.setRange(first + bit, 1);
+}
+
+function setRegion(epoch: Epoch, region: number): void {
+  const first = region * REGION_GRANULES;
+  if (first >= epoch.map.bitCount) return;
+  epoch.map.setRange(first, Math.min(REGION_GRANULES, epoch.map.bitCount - first));
+}
