@@ -1,0 +1,129 @@
+/** Diagnose: looks for what does not work or may go wrong, and says what to do about it. Gravest first. */
+import type { Context } from "./context.ts";
+import type { Copies } from "./copies.ts";
+import type { Exports } from "./exports.ts";
+import type { Volumes } from "./volumes.ts";
+
+export interface Finding {
+  readonly severity: "error" | "warning" | "info";
+  /** Stable name of the check. */
+  readonly check: string;
+  /** Object concerned; empty for the box. */
+  readonly subject: string;
+  readonly message: string;
+  readonly remedy: string;
+}
+
+/** What the process knows about itself. */
+export interface Environment {
+  readonly nodeVersion: string;
+  /** Threads for blocking file operations. */
+  readonly threadPoolSize: number;
+  readonly threadPoolSizeWanted: number;
+}
+
+const FREE_PART_MIN = 0.1;
+const NODE_MAJOR_MIN = 20;
+const GRAVITY = { error: 0, warning: 1, info: 2 } as const;
+
+export async function diagnose(
+  context: Context,
+  parts: { readonly volumes: Volumes; readonly exports: Exports; readonly copies: Copies },
+  environment: Environment,
+): Promise<Finding[]> {
+  const findings = [
+    ...(await volumeFindings(context)),
+    ...exportFindings(parts.exports),
+    ...copyFindings(parts.copies),
+    ...(await spaceFindings(context)),
+    ...environmentFindings(environment),
+  ];
+  return findings.sort((a, b) => GRAVITY[a.severity] - GRAVITY[b.severity]);
+}
+
+async function volumeFindings({ catalog, engine }: Context): Promise<Finding[]> {
+  const rows = catalog.volumes();
+  const all = await Promise.all(rows.map((row) => engine.volumeStatus(row.uid)));
+  return rows.flatMap((row, index): Finding[] => {
+    const status = all[index];
+    if (status === undefined || status.online) return [];
+    return [
+      {
+        severity: "error",
+        check: "volume-unavailable",
+        subject: catalog.nameOf(row),
+        message: status.failure?.detail.message ?? `${row.path} could not be opened`,
+        remedy: status.failure?.detail.hint ?? `bring ${row.path} back and restart the daemon`,
+      },
+    ];
+  });
+}
+
+function exportFindings(exports: Exports): Finding[] {
+  const findings = [...exports.unavailable].map(
+    ([name, reason]): Finding => ({
+      severity: "error",
+      check: "export-unavailable",
+      subject: name,
+      message: `the export is not offered: ${reason}`,
+      remedy: `bring the volume back and restart the daemon, or tidemark export remove ${name}`,
+    }),
+  );
+  if (exports.serverUri !== "") return findings;
+  const silent: Finding = {
+    severity: "info",
+    check: "nbd-not-listening",
+    subject: "",
+    message: "the box does not listen for NBD clients",
+    remedy: "start the daemon with --nbd unix:PATH to attach or export volumes",
+  };
+  return [...findings, silent];
+}
+
+function copyFindings(copies: Copies): Finding[] {
+  return copies.failed().map(
+    (session): Finding => ({
+      severity: "error",
+      check: "copy-failed",
+      subject: session.id,
+      message: `${session.source.name} to ${session.destination.name}: ${session.failure?.message ?? "cause unknown"}`,
+      remedy: `mend the cause, then tidemark copy restart ${session.id}, or cancel it`,
+    }),
+  );
+}
+
+async function spaceFindings({ paths, rules }: Context): Promise<Finding[]> {
+  const { freeBytes, totalBytes } = await paths.space(rules.dataDirectory);
+  if (freeBytes >= FREE_PART_MIN * totalBytes) return [];
+  return [
+    {
+      severity: "warning",
+      check: "data-directory-full",
+      subject: "",
+      message: `${rules.dataDirectory} has ${freeBytes} of ${totalBytes} bytes free`,
+      remedy: "free space there: a full data directory stops tracking and commands",
+    },
+  ];
+}
+
+function environmentFindings(environment: Environment): Finding[] {
+  const findings: Finding[] = [];
+  if (environment.threadPoolSize < environment.threadPoolSizeWanted)
+    findings.push({
+      severity: "warning",
+      check: "thread-pool-small",
+      subject: "",
+      message: `${environment.threadPoolSize} threads for file operations; a slow disk may hold up the others`,
+      remedy: `start the daemon with UV_THREADPOOL_SIZE=${environment.threadPoolSizeWanted}`,
+    });
+  const major = Number(/^v?(\d+)/.exec(environment.nodeVersion)?.[1] ?? 0);
+  if (major < NODE_MAJOR_MIN)
+    findings.push({
+      severity: "warning",
+      check: "node-version",
+      subject: "",
+      message: `Node ${environment.nodeVersion} is older than what is tested`,
+      remedy: `use Node ${NODE_MAJOR_MIN} or newer`,
+    });
+  return findings;
+}

@@ -1,0 +1,49 @@
+/** Ended copies: a session's last status as a row of the store, and back. */
+import type { CopyFailure, CopyKind, CopyReason, EndedPhase, SessionStatus } from "../engine/engine-api.ts";
+import type { EndedCopyRow } from "../store/rows.ts";
+import { copyId, parseCopyId } from "./names.ts";
+
+export function endedRowOf(session: SessionStatus, destinationUsable: boolean): EndedCopyRow {
+  return {
+    number: parseCopyId(session.id) ?? 0,
+    source: session.source,
+    destination: session.destination,
+    kind: session.kind,
+    phase: session.phase,
+    pace: session.pace,
+    createdMs: session.createdMs,
+    pointMs: session.pointMs,
+    endedMs: session.endedMs ?? session.pointMs,
+    reason: session.reason,
+    generation: session.generation,
+    plannedGranules: session.plannedGranules,
+    pendingGranules: session.pendingGranules,
+    changedGranules: session.changedGranules,
+    totalGranules: session.totalGranules,
+    bytesPlanned: session.bytesPlanned,
+    bytesCopied: session.bytesCopied,
+    bytesZeroed: session.bytesZeroed,
+    bytesCloned: session.bytesCloned,
+    barrierMicroseconds: session.barrierMicroseconds,
+    failureCause: session.failure?.cause ?? "",
+    failureMessage: session.failure?.message ?? "",
+    destinationUsable,
+  };
+}
+
+/** The words of a row were words of the engine when it was written; the store's checksum vouches for them. */
+export function statusOfRow(row: EndedCopyRow): SessionStatus {
+  return {
+    ...row,
+    id: copyId(row.number),
+    kind: row.kind as CopyKind,
+    phase: row.phase as EndedPhase,
+    reason: row.reason as CopyReason,
+    tracking: false,
+    sourceEpoch: 0,
+    destinationEpoch: 0,
+    etaSeconds: 0,
+    failure:
+      row.failureCause === "" ? undefined : { cause: row.failureCause as CopyFailure, message: row.failureMessage },
+  };
+}

@@ -1,0 +1,278 @@
+/**
+ * Engine client: the engine as the main thread sees it, running in its own thread.
+ *
+ * Role: turns each call of EngineApi into a message and each answer back into a promise. Decides nothing.
+ * Invariants:
+ *   1. At most ENGINE_CALLS_MAX calls are unanswered; more are refused with LIMIT_EXCEEDED.
+ *   2. Every call settles: when the thread ends, all pending ones reject (STOPPING after `stop`, else INTERNAL).
+ *   3. Calls reach the engine in the order they were made; events and answers arrive in the order they happened.
+ * Bytes given to `write` move to the engine when they own their memory: the caller must not use them again.
+ */
+import type { Worker } from "node:worker_threads";
+import { type ErrorDetail, fromErrorRecord, TidemarkError } from "../../base/errors.ts";
+import { spawnWorker } from "../../base/spawn-worker.ts";
+import type {
+  CopyPlan,
+  EngineApi,
+  EngineConfig,
+  EngineEvent,
+  ExportSpec,
+  ExportStatus,
+  ExtentRef,
+  PartitionFacts,
+  SessionStatus,
+  StartRequest,
+  VolumeFacts,
+  VolumeSpec,
+  VolumeStatus,
+} from "../engine-api.ts";
+import {
+  type EngineCall,
+  type EngineMessage,
+  type EngineMethod,
+  type MessageBatch,
+  ownsItsMemory,
+} from "./messages.ts";
+
+/** Unary RPCs and stream chunks that can be under way at once, with room to spare. */
+export const ENGINE_CALLS_MAX = 8192;
+
+export interface EngineExit {
+  /** True when `stop` had been called. */
+  readonly expected: boolean;
+  readonly exitCode: number;
+  /** What the thread threw, if anything. */
+  readonly error: unknown;
+}
+
+export interface EngineClient extends EngineApi {
+  /** One listener; called once, when the thread has ended, after all pending calls were rejected. */
+  onExit(listener: (exit: EngineExit) => void): void;
+}
+
+/** Starts the engine thread. It does nothing before `start`. */
+export function startEngineThread(): EngineClient {
+  return new WorkerEngineClient(spawnWorker(import.meta, "./engine-worker"));
+}
+
+/** The engine's error; what it did not foresee keeps its stack as the cause, for the log. */
+function errorOf({ error, trace }: Extract<EngineMessage, { kind: "refusal" }>): TidemarkError {
+  if (trace === undefined) return fromErrorRecord(error);
+  const cause = new Error(error.detail.message);
+  cause.stack = trace;
+  return new TidemarkError(error.code, error.detail, { cause });
+}
+
+interface Pending {
+  readonly resolve: (value: unknown) => void;
+  readonly reject: (error: TidemarkError) => void;
+}
+
+/** A client over a worker that runs engine-worker.ts. */
+export class WorkerEngineClient implements EngineClient {
+  readonly #worker: Worker;
+  readonly #pending = new Map<number, Pending>();
+  #queue: EngineCall[] = [];
+  #nextId = 1;
+  #stopping: Promise<void> | undefined;
+  #exit: EngineExit | undefined;
+  #error: unknown;
+  #onEvent: (event: EngineEvent) => void = () => {};
+  #onExit: ((exit: EngineExit) => void) | undefined;
+
+  constructor(worker: Worker) {
+    this.#worker = worker;
+    worker.on("message", (batch: MessageBatch) => {
+      for (const message of batch.messages) this.#receive(message);
+    });
+    worker.on("error", (error) => {
+      this.#error = error;
+    });
+    worker.on("exit", (exitCode) => this.#ended(exitCode));
+  }
+
+  onEvent(listener: (event: EngineEvent) => void): void {
+    this.#onEvent = listener;
+  }
+
+  onExit(listener: (exit: EngineExit) => void): void {
+    this.#onExit = listener;
+    if (this.#exit !== undefined) listener(this.#exit);
+  }
+
+  start(config: EngineConfig): Promise<{ readonly volumes: VolumeStatus[]; readonly sessions: SessionStatus[] }> {
+    return this.#call("start", config);
+  }
+
+  stop(): Promise<void> {
+    this.#stopping ??= this.#stop();
+    return this.#stopping;
+  }
+
+  inspectPath(path: string): Promise<VolumeFacts> {
+    return this.#call("inspectPath", path);
+  }
+
+  createFile(path: string, sizeBytes: number): Promise<void> {
+    return this.#call("createFile", path, sizeBytes);
+  }
+
+  removeFile(path: string): Promise<void> {
+    return this.#call("removeFile", path);
+  }
+
+  addVolume(spec: VolumeSpec): Promise<VolumeFacts> {
+    return this.#call("addVolume", spec);
+  }
+
+  removeVolume(uid: string): Promise<void> {
+    return this.#call("removeVolume", uid);
+  }
+
+  resizeVolume(uid: string, sizeBytes: number): Promise<VolumeFacts> {
+    return this.#call("resizeVolume", uid, sizeBytes);
+  }
+
+  volumeStatus(uid: string): Promise<VolumeStatus> {
+    return this.#call("volumeStatus", uid);
+  }
+
+  partitions(uid: string): Promise<PartitionFacts[]> {
+    return this.#call("partitions", uid);
+  }
+
+  startSessions(requests: readonly StartRequest[]): Promise<SessionStatus[]> {
+    return this.#call("startSessions", requests);
+  }
+
+  restartSessions(ids: readonly string[]): Promise<SessionStatus[]> {
+    return this.#call("restartSessions", ids);
+  }
+
+  cancelSession(id: string): Promise<{ readonly session: SessionStatus; readonly destinationUsable: boolean }> {
+    return this.#call("cancelSession", id);
+  }
+
+  stopTracking(id: string): Promise<SessionStatus> {
+    return this.#call("stopTracking", id);
+  }
+
+  setPace(id: string, pace: number): Promise<SessionStatus> {
+    return this.#call("setPace", id, pace);
+  }
+
+  sessionStatus(id: string): Promise<SessionStatus> {
+    return this.#call("sessionStatus", id);
+  }
+
+  sessions(): Promise<SessionStatus[]> {
+    return this.#call("sessions");
+  }
+
+  explain(request: Omit<StartRequest, "id" | "pace">): Promise<CopyPlan> {
+    return this.#call("explain", request);
+  }
+
+  read(extent: ExtentRef, offsetBytes: number, lengthBytes: number): Promise<Uint8Array> {
+    return this.#call("read", extent, offsetBytes, lengthBytes);
+  }
+
+  write(extent: ExtentRef, offsetBytes: number, data: Uint8Array): Promise<void> {
+    return this.#call("write", extent, offsetBytes, data);
+  }
+
+  flush(volumeUid: string): Promise<void> {
+    return this.#call("flush", volumeUid);
+  }
+
+  changedExtents(...args: Parameters<EngineApi["changedExtents"]>): ReturnType<EngineApi["changedExtents"]> {
+    return this.#call("changedExtents", ...args);
+  }
+
+  allocatedExtents(...args: Parameters<EngineApi["allocatedExtents"]>): ReturnType<EngineApi["allocatedExtents"]> {
+    return this.#call("allocatedExtents", ...args);
+  }
+
+  listenNbd(address: string): Promise<string> {
+    return this.#call("listenNbd", address);
+  }
+
+  addExport(spec: ExportSpec): Promise<void> {
+    return this.#call("addExport", spec);
+  }
+
+  removeExport(name: string, options: { force: boolean }): Promise<void> {
+    return this.#call("removeExport", name, options);
+  }
+
+  exportStatus(): Promise<ExportStatus[]> {
+    return this.#call("exportStatus");
+  }
+
+  #call<T>(method: EngineMethod, ...args: unknown[]): Promise<T> {
+    if (this.#exit !== undefined || this.#stopping !== undefined) return Promise.reject(this.#ending());
+    return this.#post(method, args);
+  }
+
+  #post<T>(method: EngineMethod, args: readonly unknown[]): Promise<T> {
+    if (this.#pending.size >= ENGINE_CALLS_MAX)
+      return Promise.reject(
+        new TidemarkError("LIMIT_EXCEEDED", {
+          message: `${ENGINE_CALLS_MAX} operations are under way`,
+          hint: "try again when some have ended",
+        }),
+      );
+    const id = this.#nextId++;
+    if (this.#queue.push({ id, method, args }) === 1) setImmediate(() => this.#send());
+    return new Promise<T>((resolve, reject) => {
+      this.#pending.set(id, { resolve: resolve as (value: unknown) => void, reject });
+    });
+  }
+
+  #send(): void {
+    const calls = this.#queue;
+    this.#queue = [];
+    const transfer: ArrayBuffer[] = [];
+    for (const { args } of calls)
+      for (const value of args) if (value instanceof Uint8Array && ownsItsMemory(value)) transfer.push(value.buffer);
+    this.#worker.postMessage({ calls }, transfer);
+  }
+
+  #receive(message: EngineMessage): void {
+    if (message.kind === "event") {
+      this.#onEvent(message.event);
+      return;
+    }
+    const pending = this.#pending.get(message.id);
+    if (pending === undefined) return;
+    this.#pending.delete(message.id);
+    if (message.kind === "answer") pending.resolve(message.value);
+    else pending.reject(errorOf(message));
+  }
+
+  async #stop(): Promise<void> {
+    if (this.#exit !== undefined) return;
+    try {
+      await this.#post("stop", []);
+    } finally {
+      await this.#worker.terminate();
+    }
+  }
+
+  #ended(exitCode: number): void {
+    const expected = this.#stopping !== undefined && this.#error === undefined;
+    this.#exit = { expected, exitCode, error: this.#error };
+    const error = this.#ending();
+    for (const { reject } of this.#pending.values()) reject(error);
+    this.#pending.clear();
+    this.#onExit?.(this.#exit);
+  }
+
+  #ending(): TidemarkError {
+    if (this.#exit !== undefined && !this.#exit.expected) {
+      const detail: ErrorDetail = { message: "the engine has failed", hint: "the daemon restarts; try again then" };
+      return new TidemarkError("INTERNAL", detail, { cause: this.#exit.error });
+    }
+    return new TidemarkError("STOPPING", { message: "the box is stopping", hint: "try again when it runs again" });
+  }
+}

@@ -1,0 +1,131 @@
+/**
+ * gRPC server: services, health and reflection on the given addresses.
+ *
+ * Role: owns the sockets of the API. Interceptors (identities, roles, audit, tracing) are handed in and run in order;
+ * there are none by default, since each one costs a part of every call.
+ * Limits: a message is at most RPC_MESSAGE_BYTES_MAX, a connection carries at most STREAMS_PER_CONNECTION_MAX calls.
+ */
+import { Server, ServerCredentials, type ServerInterceptor } from "@grpc/grpc-js";
+import { HealthImplementation } from "grpc-health-check";
+import { TidemarkError } from "../base/errors.ts";
+import { RPC_MESSAGE_BYTES_MAX } from "../base/limits.ts";
+import { ServerReflectionService } from "../gen/grpc/reflection/v1/reflection.ts";
+import { BoxServiceService } from "../gen/tidemark/v1/box.ts";
+import { CopyServiceService } from "../gen/tidemark/v1/copy.ts";
+import { ExportServiceService } from "../gen/tidemark/v1/export.ts";
+import { VolumeServiceService } from "../gen/tidemark/v1/volume.ts";
+import { addressText, type ListenAddress, openToGroup, removeStaleSocket } from "./addresses.ts";
+import type { ProcessFacts } from "./convert.ts";
+import { reflectionService } from "./reflection.ts";
+import { boxService } from "./services/box-service.ts";
+import { copyService } from "./services/copy-service.ts";
+import { DATA_METHODS, dataService } from "./services/data-service.ts";
+import { exportService } from "./services/export-service.ts";
+import type { ServiceParts } from "./services/parts.ts";
+import { volumeService } from "./services/volume-service.ts";
+
+const STREAMS_PER_CONNECTION_MAX = 1024;
+const KEEPALIVE_MS = 30_000;
+const KEEPALIVE_TIMEOUT_MS = 20_000;
+/** Calls that run when the server stops have this long. */
+const GRACE_MS = 5000;
+/** A message of a 1 MiB chunk has a few bytes more than its data. */
+const MESSAGE_SLACK_BYTES = 64 * 1024;
+
+export const SERVICES = [
+  "tidemark.v1.BoxService",
+  "tidemark.v1.CopyService",
+  "tidemark.v1.DataService",
+  "tidemark.v1.ExportService",
+  "tidemark.v1.VolumeService",
+] as const;
+
+export interface GrpcServerOptions {
+  readonly addresses: readonly ListenAddress[];
+  readonly descriptorSet: Uint8Array;
+  readonly interceptors: readonly ServerInterceptor[];
+  readonly processFacts: (addresses: readonly string[]) => ProcessFacts;
+}
+
+export interface GrpcServer {
+  /** Addresses in use, port 0 replaced by the port it got. */
+  readonly addresses: readonly string[];
+  /** Health says NOT_SERVING, no new calls; running ones get GRACE_MS, then they end with CANCELLED. */
+  stop(): Promise<void>;
+}
+
+/** Serves a box. INVALID_ARGUMENT for an address that cannot be had. */
+export async function startGrpcServer(parts: ServiceParts, options: GrpcServerOptions): Promise<GrpcServer> {
+  const server = new Server({
+    interceptors: [...options.interceptors],
+    "grpc.max_receive_message_length": RPC_MESSAGE_BYTES_MAX,
+    "grpc.max_send_message_length": RPC_MESSAGE_BYTES_MAX + MESSAGE_SLACK_BYTES,
+    "grpc.max_concurrent_streams": STREAMS_PER_CONNECTION_MAX,
+    "grpc.keepalive_time_ms": KEEPALIVE_MS,
+    "grpc.keepalive_timeout_ms": KEEPALIVE_TIMEOUT_MS,
+  });
+  const addresses: string[] = [];
+  const health = addServices(server, parts, options, addresses);
+  try {
+    for (const address of options.addresses) addresses.push(await bind(server, address));
+  } catch (error) {
+    server.forceShutdown();
+    throw error;
+  }
+  return {
+    addresses,
+    async stop() {
+      for (const name of ["", ...SERVICES]) health.setStatus(name, "NOT_SERVING");
+      const timer = setTimeout(() => server.forceShutdown(), GRACE_MS);
+      await new Promise<void>((resolve) => server.tryShutdown(() => resolve()));
+      clearTimeout(timer);
+    },
+  };
+}
+
+function addServices(
+  server: Server,
+  parts: ServiceParts,
+  options: GrpcServerOptions,
+  addresses: readonly string[],
+): HealthImplementation {
+  server.addService(
+    BoxServiceService,
+    boxService(parts, () => options.processFacts(addresses)),
+  );
+  server.addService(VolumeServiceService, volumeService(parts));
+  server.addService(ExportServiceService, exportService(parts));
+  server.addService(CopyServiceService, copyService(parts));
+  server.addService(DATA_METHODS, dataService(parts));
+  const health = new HealthImplementation(Object.fromEntries(["", ...SERVICES].map((name) => [name, "SERVING"])));
+  health.addToServer(server);
+  const listed = [...SERVICES, "grpc.health.v1.Health", "grpc.reflection.v1.ServerReflection"];
+  server.addService(ServerReflectionService, reflectionService(options.descriptorSet, listed));
+  return health;
+}
+
+async function bind(server: Server, address: ListenAddress): Promise<string> {
+  if (address.kind === "unix") await removeStaleSocket(address.path);
+  const text = addressText(address);
+  const port = await new Promise<number>((resolve, reject) => {
+    server.bindAsync(text, ServerCredentials.createInsecure(), (error, bound) => {
+      if (error === null) resolve(bound);
+      else reject(bindFailed(text, error));
+    });
+  });
+  if (address.kind === "tcp") return addressText({ ...address, port });
+  await openToGroup(address.path);
+  return text;
+}
+
+function bindFailed(address: string, error: Error): TidemarkError {
+  return new TidemarkError(
+    "INVALID_ARGUMENT",
+    {
+      message: `the API cannot listen on ${address}: ${error.message}`,
+      hint: "name another address with --address, or stop what holds it",
+      metadata: { address },
+    },
+    { cause: error },
+  );
+}

@@ -1,0 +1,81 @@
+/**
+ * State directory: what lies where in DIR, and that only one daemon uses it.
+ *
+ *   DIR/LOCK    flock of the daemon; its text is the pid of the holder
+ *   DIR/db      LevelDB (store)
+ *   DIR/state   the engine's files
+ *   DIR/run     sockets, for the daemon's user only
+ */
+import { type FileHandle, mkdir, open, readFile, realpath, stat } from "node:fs/promises";
+import { join } from "node:path";
+import { TidemarkError } from "../base/errors.ts";
+
+export interface StateDirectory {
+  /** Symbolic links resolved. */
+  readonly path: string;
+  readonly database: string;
+  readonly engine: string;
+  readonly run: string;
+  /** Gives the lock back. */
+  release(): Promise<void>;
+}
+
+/** Exclusive lock on an open file, without waiting: 0, or -errno. */
+export type LockFile = (fd: number) => Promise<number>;
+
+const EAGAIN = 11;
+
+/**
+ * Makes the directory if needed, and locks it. STATE_DIRECTORY_LOCKED (names the holder), STATE_DIRECTORY_INVALID.
+ * Without `lock` the database's own lock has to do.
+ */
+export async function openStateDirectory(given: string, lock: LockFile | undefined): Promise<StateDirectory> {
+  let file: FileHandle | undefined;
+  try {
+    await mkdir(given, { recursive: true, mode: 0o700 });
+    const path = await realpath(given);
+    if (!(await stat(path)).isDirectory()) throw new Error("it is no directory");
+    file = await open(join(path, "LOCK"), "a+", 0o600);
+    if (lock !== undefined) await take(path, file, lock);
+    const parts = { database: join(path, "db"), engine: join(path, "state"), run: join(path, "run") };
+    for (const part of Object.values(parts)) await mkdir(part, { recursive: true, mode: 0o700 });
+    await file.truncate(0);
+    await file.write(`${process.pid}\n`);
+    const held = file;
+    return { path, ...parts, release: () => held.close() };
+  } catch (error) {
+    await file?.close();
+    throw error instanceof TidemarkError ? error : invalid(given, error);
+  }
+}
+
+async function take(path: string, file: FileHandle, lock: LockFile): Promise<void> {
+  const result = await lock(file.fd);
+  if (result === 0) return;
+  if (result === -EAGAIN) throw await lockedBy(path);
+  throw new Error(`it cannot be locked (error ${-result})`);
+}
+
+/** STATE_DIRECTORY_LOCKED, with the pid of the holder if it left one. */
+export async function lockedBy(path: string): Promise<TidemarkError> {
+  const text = await readFile(join(path, "LOCK"), "utf8").catch(() => "");
+  const pid = /^\d+$/.exec(text.trim())?.[0];
+  return new TidemarkError("STATE_DIRECTORY_LOCKED", {
+    message: `${path} is in use by ${pid === undefined ? "another daemon" : `process ${pid}`}`,
+    hint: "stop it, or give this daemon a data directory of its own",
+    metadata: pid === undefined ? { path } : { path, pid },
+  });
+}
+
+function invalid(path: string, error: unknown): TidemarkError {
+  const reason = error instanceof Error ? error.message : String(error);
+  return new TidemarkError(
+    "STATE_DIRECTORY_INVALID",
+    {
+      message: `${path} cannot be used as the data directory: ${reason}`,
+      hint: "name a directory that the daemon's user owns, or one that does not exist yet",
+      metadata: { path },
+    },
+    { cause: error },
+  );
+}
