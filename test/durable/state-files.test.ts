@@ -79,7 +79,10 @@ for (const [name, make] of Object.entries(IMPLEMENTATIONS)) {
       t.is(text(await file.read(0, 100)), content);
       await file.close();
     }
-    await t.throwsAsync(replaceFile(files, "a", () => Promise.reject(new Error("stop"))), { message: "stop" });
+    await t.throwsAsync(
+      replaceFile(files, "a", () => Promise.reject(new Error("stop"))),
+      { message: "stop" },
+    );
     t.deepEqual(await files.list(""), ["a"]);
   });
 }
@@ -131,7 +134,10 @@ test("memory: a kill keeps what was stored; a power loss keeps what was durable 
     let shape = `${left.length}:`;
     for (let at = 0; at < left.length; at += 512) {
       const sector = left.subarray(at, at + 512);
-      t.true(sector.every((byte) => byte === sector[0]), "a sector is never torn");
+      t.true(
+        sector.every((byte) => byte === sector[0]),
+        "a sector is never torn",
+      );
       t.true(sector[0] === 2 || sector[0] === (at < 1024 ? 1 : 0));
       shape += sector[0];
     }

@@ -1,9 +1,12 @@
 import test from "ava";
 import fc from "fast-check";
-import { memoryStateFiles } from "../../src/engine/durable/memory-state-files.ts";
+import { InjectedFailure, memoryStateFiles } from "../../src/engine/durable/memory-state-files.ts";
 import type { StateFiles } from "../../src/engine/durable/state-files.ts";
-import { Superblock, SUPERBLOCK_PAYLOAD_BYTES_MAX, SUPERBLOCK_SLOT_BYTES } from "../../src/engine/durable/superblock.ts";
-import { InjectedFailure } from "../../src/engine/durable/memory-state-files.ts";
+import {
+  SUPERBLOCK_PAYLOAD_BYTES_MAX,
+  SUPERBLOCK_SLOT_BYTES,
+  Superblock,
+} from "../../src/engine/durable/superblock.ts";
 import { crc32c, loadCore } from "../../src/engine/map/core.ts";
 
 interface Value {
@@ -25,7 +28,9 @@ const open = (files: StateFiles, owner = "owner-1", kind: "volume" | "session" =
 test("any value comes back, whatever came before", async (t) => {
   await fc.assert(
     fc.asyncProperty(
-      fc.array(fc.record({ text: fc.string({ unit: "binary", maxLength: 200 }), count: fc.integer() }), { maxLength: 5 }),
+      fc.array(fc.record({ text: fc.string({ unit: "binary", maxLength: 200 }), count: fc.integer() }), {
+        maxLength: 5,
+      }),
       async (values) => {
         const files = memoryStateFiles();
         const superblock = await create(files);
@@ -114,7 +119,10 @@ test("a superblock of another owner or kind, swapped slots, a newer format", asy
   const files = memoryStateFiles();
   await (await create(files)).close();
   await t.throwsAsync(open(files, "owner-2"), { code: "METADATA_CORRUPT", message: /belongs to volume owner-1/ });
-  await t.throwsAsync(open(files, "owner-1", "session"), { code: "METADATA_CORRUPT", message: /belongs to volume owner-1/ });
+  await t.throwsAsync(open(files, "owner-1", "session"), {
+    code: "METADATA_CORRUPT",
+    message: /belongs to volume owner-1/,
+  });
   const whole = files.contents("super");
   const swapped = new Uint8Array(whole.length);
   swapped.set(whole.subarray(SUPERBLOCK_SLOT_BYTES));

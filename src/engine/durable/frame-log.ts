@@ -156,8 +156,9 @@ export class FrameLog {
 
   /**
    * Stored when it resolves, with the frame's sequence number; calls are stored in order. The payload belongs to the log
-   * until then. LIMIT_EXCEEDED: nothing happened. METADATA_WRITE_FAILED: the frame is not in the log; after running out of
-   * space (metadata `systemCode`) later calls may succeed, otherwise the failure is final.
+   * until then. LIMIT_EXCEEDED: nothing happened. METADATA_WRITE_FAILED after running out of space (metadata `systemCode`
+   * ENOSPC, EDQUOT): the frame is not in the log, durably, and later calls may succeed. METADATA_WRITE_FAILED otherwise:
+   * final, and only a replay can say whether the frame is there.
    */
   append(payload: Uint8Array): Promise<number> {
     assert(this.#closing === undefined, `${this.path} is open`);
@@ -267,25 +268,34 @@ export class FrameLog {
     return group;
   }
 
-  /** Refuses the frames of a failed write and all that wait behind them; out of space is undone, all else is final. */
+  /**
+   * After a failed write: its frames and all that wait behind them are refused. Out of space is undone first, so that nothing
+   * that was refused can ever be replayed; all else is final.
+   */
   async #undo(group: readonly Waiting[], error: TidemarkError): Promise<void> {
-    if (!wasOutOfSpace(error)) this.#failure = error;
-    this.#refuse([...group, ...this.#queue], error);
-    if (this.#failure) return;
-    try {
-      await this.#file.truncate(this.#end.offsetBytes);
-      await this.#file.sync();
-      this.#durableSequence = this.#end.sequence;
-    } catch (cause) {
-      this.#failure = asTidemarkError(cause);
-      this.#refuse(this.#queue, this.#failure);
+    const refused = [...group, ...this.#takeAll()];
+    let reason = error;
+    if (wasOutOfSpace(error)) {
+      try {
+        await this.#file.truncate(this.#end.offsetBytes);
+        await this.#file.sync();
+        this.#durableSequence = this.#end.sequence;
+      } catch (cause) {
+        reason = asTidemarkError(cause);
+      }
     }
+    if (reason !== error || !wasOutOfSpace(error)) {
+      this.#failure ??= reason;
+      refused.push(...this.#takeAll());
+    }
+    for (const { reject } of refused) reject(reason);
   }
 
-  #refuse(waiting: readonly Waiting[], error: TidemarkError): void {
+  #takeAll(): Waiting[] {
+    const all = this.#queue;
     this.#queue = [];
     this.#queuedBytes = 0;
-    for (const { reject } of waiting) reject(error);
+    return all;
   }
 
   async #syncAfter(before: Promise<void>): Promise<void> {

@@ -241,9 +241,10 @@ export class MemoryStateFiles implements StateFiles {
 
   async exists(path: string): Promise<boolean> {
     await Promise.resolve();
-    if (path === "") return true;
-    const { parent, name } = this.#locate(path);
-    return parent.current.has(name);
+    let node: Node | undefined = this.#root;
+    for (const part of path === "" ? [] : path.split("/"))
+      node = node instanceof DirectoryNode ? node.current.get(part) : undefined;
+    return node !== undefined;
   }
 
   /** The process ends: nothing that was stored is lost. */
