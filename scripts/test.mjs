@@ -33,6 +33,7 @@ async function runAva(extra, tap) {
   const entry = "node_modules/ava/entrypoints/cli.mjs";
   const child = spawn(process.execPath, [entry, "--tap", "--concurrency", String(CONCURRENCY), ...extra], {
     stdio: ["ignore", "pipe", "inherit"],
+    env: { ...process.env, TIDEMARK_TEST_BUILD: "dist" },
   });
   const closed = new Promise((resolve) => child.once("close", (code, signal) => resolve(code ?? signal)));
   const progress = setInterval(() => showProgress(tap), PROGRESS_INTERVAL_MS);

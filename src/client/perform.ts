@@ -4,6 +4,7 @@
  * Role: the only place that reads the process (arguments are commander's) and that sets its exit code.
  */
 import { randomUUID } from "node:crypto";
+import { join } from "node:path";
 import type { Command } from "commander";
 import { REQUEST_ID_LENGTH_MAX } from "../base/limits.ts";
 import { DEFAULT_ADDRESS, parseAddress } from "./address.ts";
@@ -67,7 +68,7 @@ function interruptedBy(error: unknown): Failure {
 function createContext(globals: GlobalOptions, signal: AbortSignal): { context: CommandContext; close: () => void } {
   let connection: Connection | undefined;
   const deadlineMs = globals.timeout === undefined ? undefined : Date.now() + parseDuration(globals.timeout);
-  const address = parseAddress(globals.address ?? DEFAULT_ADDRESS);
+  const address = addressOf(globals);
   const context: CommandContext = {
     address,
     signal,
@@ -86,6 +87,13 @@ function createContext(globals: GlobalOptions, signal: AbortSignal): { context: 
     },
   };
   return { context, close: () => connection?.close() };
+}
+
+/** --address or TIDEMARK_ADDRESS (commander reads both), else the box of TIDEMARK_DATA, else the default. */
+function addressOf(globals: GlobalOptions): string {
+  const data = process.env["TIDEMARK_DATA"];
+  if (globals.address !== undefined) return parseAddress(globals.address);
+  return data === undefined || data === "" ? DEFAULT_ADDRESS : parseAddress(`unix:${join(data, "run", "api.sock")}`);
 }
 
 function requestIdOf(globals: GlobalOptions): string {

@@ -23,7 +23,7 @@ export function createProgram(): Command {
     .addOption(
       new Option(
         "--address <address>",
-        `server: unix:PATH or HOST:PORT (default ${DEFAULT_ADDRESS}, or TIDEMARK_ADDRESS)`,
+        `server: unix:PATH or HOST:PORT (default: the box of TIDEMARK_DATA, or ${DEFAULT_ADDRESS})`,
       ).env("TIDEMARK_ADDRESS"),
     )
     .option("--json", "print the RPC's message as JSON; lists print one object a line")

@@ -55,7 +55,7 @@ function detailsOf(error: ServiceError): { info: ErrorInfo | undefined; field: s
 
 /** Why nothing answers at `address`, as far as it can be seen from here. */
 function unreachable(address: string, error: ServiceError): Failure {
-  const name = "another address with --address or TIDEMARK_ADDRESS";
+  const name = "name its address with --address or TIDEMARK_ADDRESS, such as unix:DIR/run/api.sock";
   const start = "start a server with `tidemark serve --data DIR`";
   const options = { cause: error };
   const metadata = { address };

@@ -26,7 +26,7 @@ export async function copyStart(
 }
 
 export function parsePace(text: string): number {
-  return parseWhole(text, { what: "pace", min: PACE_MIN, max: PACE_MAX });
+  return parseWhole(text, { what: "a pace", min: PACE_MIN, max: PACE_MAX });
 }
 
 function pairsOf(operands: readonly string[]): CopyPair[] {

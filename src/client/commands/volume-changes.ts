@@ -9,8 +9,8 @@ export async function volumeChanges(
   name: string,
   options: { readonly since: string; readonly until?: string },
 ): Promise<void> {
-  const sinceEpoch = parseUint64(options.since, "epoch");
-  const untilEpoch = options.until === undefined ? 0n : parseUint64(options.until, "epoch");
+  const sinceEpoch = parseUint64(options.since, "an epoch");
+  const untilEpoch = options.until === undefined ? 0n : parseUint64(options.until, "an epoch");
   const connection = await context.connect();
   const client = connection.client(DataServiceClient);
   let totalBytes = 0n;

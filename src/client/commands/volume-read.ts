@@ -13,8 +13,8 @@ export async function volumeRead(
 ): Promise<void> {
   if (process.stdout.isTTY === true) throw usageError("bytes would go to the terminal", "redirect the output: > FILE");
   if (context.output.json) throw usageError("bytes have no JSON form", "leave --json out");
-  const offsetBytes = parseSize(options.offset, "offset");
-  const lengthBytes = options.length === undefined ? 0n : parseSize(options.length, "length");
+  const offsetBytes = parseSize(options.offset, "an offset");
+  const lengthBytes = options.length === undefined ? 0n : parseSize(options.length, "a length");
   if (options.length !== undefined && lengthBytes === 0n) return;
   const connection = await context.connect();
   const client = connection.client(DataServiceClient);

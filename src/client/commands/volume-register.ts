@@ -27,5 +27,5 @@ export async function volumeRegister(context: CommandContext, path: string, opti
 
 /** LU number given by the user; 0 lets the server choose. */
 export function parseLu(text: string | undefined): number {
-  return text === undefined ? 0 : parseWhole(text, { what: "LU number", min: 1, max: LU_NUMBER_MAX });
+  return text === undefined ? 0 : parseWhole(text, { what: "an LU number", min: 1, max: LU_NUMBER_MAX });
 }

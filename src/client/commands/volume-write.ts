@@ -11,7 +11,7 @@ export async function volumeWrite(
   name: string,
   options: { readonly offset: string },
 ): Promise<void> {
-  const offsetBytes = parseSize(options.offset, "offset");
+  const offsetBytes = parseSize(options.offset, "an offset");
   if (process.stdin.isTTY === true) throw usageError("there is nothing to write", "redirect the input: < FILE");
   const connection = await context.connect();
   const client = connection.client(DataServiceClient);

@@ -11,10 +11,10 @@ const SIZE = /^(\d{1,20})(?:\.(\d{1,18}))?\s*(?:([KMGTPE])(iB|B)?|B)?$/i;
 const UINT64_MAX = 2n ** 64n - 1n;
 
 /** Bytes meant by `4GiB`, `512MiB`, `10G`, `1.5T` or `4096`. Throws a usage error naming `what`. */
-export function parseSize(text: string, what = "size"): bigint {
+export function parseSize(text: string, what = "a size"): bigint {
   const match = SIZE.exec(text.trim());
   const hint = "a whole number of bytes, or a number with K, M, G, T (powers of 1024), such as 4GiB";
-  if (match === null) throw usageError(`\`${text}\` is not a ${what}`, hint);
+  if (match === null) throw usageError(`\`${text}\` is not ${what}`, hint);
   const [, whole = "0", fraction = "", prefix = "", ending = ""] = match;
   const base = ending.toUpperCase() === "B" ? 1000n : 1024n;
   const factor = base ** BigInt(PREFIXES.indexOf(prefix.toUpperCase() as (typeof PREFIXES)[number]));
@@ -22,7 +22,7 @@ export function parseSize(text: string, what = "size"): bigint {
   const scaled = BigInt(whole + fraction) * factor;
   if (scaled % scale !== 0n) throw usageError(`\`${text}\` is not a whole number of bytes`, hint);
   const bytes = scaled / scale;
-  if (bytes > UINT64_MAX) throw usageError(`\`${text}\` is too large for a ${what}`, hint);
+  if (bytes > UINT64_MAX) throw usageError(`\`${text}\` is too large for ${what}`, hint);
   return bytes;
 }
 
@@ -74,7 +74,7 @@ export function parseDuration(text: string): number {
 export function parseWhole(text: string, range: { what: string; min: number; max: number }): number {
   const value = /^\d{1,15}$/.test(text) ? Number(text) : Number.NaN;
   if (!(value >= range.min && value <= range.max)) {
-    throw usageError(`\`${text}\` is not a ${range.what}`, `a whole number from ${range.min} to ${range.max}`);
+    throw usageError(`\`${text}\` is not ${range.what}`, `a whole number from ${range.min} to ${range.max}`);
   }
   return value;
 }
@@ -83,7 +83,7 @@ export function parseWhole(text: string, range: { what: string; min: number; max
 export function parseUint64(text: string, what: string): bigint {
   const value = /^\d{1,20}$/.test(text) ? BigInt(text) : undefined;
   if (value === undefined || value > UINT64_MAX) {
-    throw usageError(`\`${text}\` is not a ${what}`, "a whole number, 0 or more");
+    throw usageError(`\`${text}\` is not ${what}`, "a whole number, 0 or more");
   }
   return value;
 }

@@ -12,9 +12,13 @@ function addServe(program: Command): void {
   program
     .command("serve")
     .description("run a box: the server that owns volumes")
-    .option("--data <directory>", "directory of the box's state")
-    .option("--nbd <address>", "also serve NBD, at unix:PATH or HOST:PORT")
+    .option(
+      "--data <directory>",
+      "directory of the box's state; the API listens at unix:DIR/run/api.sock unless --address says otherwise",
+    )
+    .option("--nbd <address>", "where NBD is served: unix:PATH, HOST:PORT or none (default unix:DIR/run/nbd.sock)")
     .option("--box <number>", "number of the box: the g of volume names")
+    .option("--log-level <level>", "debug, info, warn, error or silent")
     .allowUnknownOption() // the server reads its own arguments; these are here to be explained and completed
     .allowExcessArguments()
     .action(async () => (await import("../commands/serve.ts")).serve(process.argv, process.env));
