@@ -243,10 +243,14 @@ test("creating is all or nothing, with its first frame, and replaces what a cras
       () => undefined,
     );
     await Promise.race([made, stopped]);
-    files.crash(seed);
+    if (seed % 2 === 0) files.kill(seed);
+    else files.crash(seed);
     files.intercept = undefined;
     if (await files.exists(PATH)) {
       existed++;
+      t.deepEqual((await open(files)).numbers, [1]);
+      // What was found is durable, name and all.
+      files.crash(seed + 1);
       t.deepEqual((await open(files)).numbers, [1]);
     }
     const log = await FrameLog.create(files, PATH, "session", "c1", 1, payloadOf(9));

@@ -197,7 +197,8 @@ test("600 power losses at random instants: the value is the last acknowledged on
       }
     })();
     await Promise.race([work, stopped]);
-    files.crash(seed);
+    if (seed % 3 === 0) files.kill(seed);
+    else files.crash(seed);
     files.intercept = undefined;
     if (acknowledged < 0 && !(await files.exists("super"))) continue;
     const found = await open(files);

@@ -25,7 +25,7 @@ import {
   LOG_HEADER_BYTES,
 } from "./frame.ts";
 import { replayFrames } from "./frame-replay.ts";
-import { replaceFile } from "./replace-file.ts";
+import { replaceFile, syncFound } from "./replace-file.ts";
 import { corruptFile, type StateFile, type StateFiles, wasOutOfSpace } from "./state-files.ts";
 
 /** One write takes at most so much from the queue, or one frame. */
@@ -127,7 +127,7 @@ export class FrameLog {
     await loadCore();
     const file = await files.open(path, { create: "must-exist" });
     try {
-      await file.sync();
+      await syncFound(files, file);
       const { number, checksum } = decodeLogHeader(path, await file.read(0, LOG_HEADER_BYTES), kind, ownerId);
       checkName(path, number);
       const found = await replayFrames(file, checksum, onFrame);

@@ -14,7 +14,7 @@ import { asTidemarkError, TidemarkError } from "../../base/errors.ts";
 import { STATE_OWNER_BYTES_MAX } from "../../base/limits.ts";
 import { crc32c, loadCore } from "../map/core.ts";
 import { encodeJson, getText, getWhole, OWNER_FIELD_BYTES, parseJson, putText, putWhole, viewOf } from "./fields.ts";
-import { replaceFile } from "./replace-file.ts";
+import { replaceFile, syncFound } from "./replace-file.ts";
 import { corruptFile, fileTooNew, type StateFile, type StateFiles } from "./state-files.ts";
 
 export type SuperblockKind = "volume" | "session";
@@ -140,7 +140,7 @@ export class Superblock<T> {
     await loadCore();
     const file = await files.open(path, { create: "must-exist" });
     try {
-      await file.sync();
+      await syncFound(files, file);
       const slots: (Slot | undefined)[] = [];
       for (const index of [0, 1]) {
         const bytes = await file.read(index * SUPERBLOCK_SLOT_BYTES, SUPERBLOCK_SLOT_BYTES);
