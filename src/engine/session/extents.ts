@@ -17,7 +17,11 @@ export function extentsOverlap(a: ExtentRef, b: ExtentRef): boolean {
   );
 }
 
-/** True when both begin at the same byte of the same volume: a session copies from the beginning of its extents. */
+export function sameExtent(a: ExtentRef, b: ExtentRef): boolean {
+  return sameStart(a, b) && a.lengthBytes === b.lengthBytes;
+}
+
+/** True when both begin at the same byte of the same volume: a destination may be longer than what is copied into it. */
 export function sameStart(a: ExtentRef, b: ExtentRef): boolean {
   return a.volumeUid === b.volumeUid && a.offsetBytes === b.offsetBytes;
 }

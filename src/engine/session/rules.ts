@@ -8,7 +8,7 @@
 import { TidemarkError } from "../../base/errors.ts";
 import { GRANULE_SIZE_BYTES } from "../../base/units.ts";
 import type { CopyKind, ExtentRef } from "../engine-api.ts";
-import { extentsOverlap, sameStart } from "./extents.ts";
+import { extentsOverlap, sameExtent, sameStart } from "./extents.ts";
 import { type SessionEvent, type SessionState, TRANSITIONS, type Transition } from "./transitions.ts";
 
 /** What the rules need to know of a session. */
@@ -47,10 +47,13 @@ export function planStart<S extends SessionView>(sessions: readonly S[], request
   ] as const)
     requireAligned(field, side);
   const existing = sessions.find(
-    (session) => sameStart(session.source, request.source) && sameStart(session.destination, destination),
+    (session) => sameExtent(session.source, request.source) && sameStart(session.destination, destination),
   );
   const reversed = sessions.find(
-    (session) => sameStart(session.destination, request.source) && sameStart(session.source, destination),
+    (session) =>
+      sameExtent(session.source, destination) &&
+      sameStart(session.destination, request.source) &&
+      request.source.lengthBytes >= session.source.lengthBytes,
   );
   // A restore copies back what had been copied: the destination of a pair may be larger than its source.
   const lengthBytes = reversed

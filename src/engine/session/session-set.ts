@@ -13,6 +13,7 @@ import type { EnginePorts } from "../ports.ts";
 import { Mutex } from "../sync/mutex.ts";
 import type { VolumeSet } from "../volume/volume-set.ts";
 import { Copier } from "./copier.ts";
+import { extentsOverlap } from "./extents.ts";
 import { firePoint, type LiveView, type PointHost, type PointMember, reasonOf } from "./point.ts";
 import type { PointsLog } from "./points-log.ts";
 import { planStart, transitionOf } from "./rules.ts";
@@ -95,6 +96,7 @@ export class SessionSet {
       this.#requireRunning();
       const session = this.require(id);
       transitionOf(session.tableState, "cancel", id);
+      this.#requireNobodyReadsThrough(session);
       return this.#end(session, "cancelled");
     });
   }
@@ -230,6 +232,19 @@ export class SessionSet {
   /** Serialises with all changes of sessions; for removing and resizing volumes. */
   exclusively<T>(task: () => Promise<T>): Promise<T> {
     return this.#admin.run(task);
+  }
+
+  /** A cascade copies on what this session still owes: ending it would leave the later destination with wrong data. */
+  #requireNobodyReadsThrough(session: CopySession): void {
+    if (!session.unfinished || session.state !== "live") return;
+    const reader = session.destinationVolume.leaving.find(
+      (other) => other.unfinished && other.state === "live" && extentsOverlap(other.source, session.destination),
+    );
+    if (!reader) return;
+    throw new TidemarkError("COPY_STATE", {
+      message: `copy ${session.id} cannot end yet: copy ${reader.id} still reads ${session.destination.name} through it`,
+      hint: `wait for copy ${reader.id} or cancel it first`,
+    });
   }
 
   #requireRunning(): void {

@@ -279,6 +279,7 @@ export class VolumeTracking {
 
 export async function removeVolumeDirectory(files: StateFiles, uid: string): Promise<void> {
   const directory = directoryOf(uid);
+  if (!(await files.exists(directory))) return;
   const names = (await files.list(directory)).filter((name) => name !== "super");
   for (const name of ["super", ...names]) await files.remove(`${directory}/${name}`);
   await files.removeDirectory(directory);

@@ -1,0 +1,169 @@
+/**
+ * An engine in the test's own thread, on memory devices, memory state files and a clock that the test moves.
+ * Everything but disk and clock is the production engine.
+ */
+import type { BlockDevice, Clock } from "../../src/base/ports.ts";
+import { MemoryDevice } from "../../src/engine/device/memory-device.ts";
+import { createMover, type Mover } from "../../src/engine/device/mover.ts";
+import { type MemoryStateFiles, memoryStateFiles } from "../../src/engine/durable/memory-state-files.ts";
+import { createEngine } from "../../src/engine/engine.ts";
+import type { EngineApi, EngineEvent, ExtentRef, SessionStatus } from "../../src/engine/engine-api.ts";
+
+/** Time passes only when the test says so, and a little with every look at it. */
+export class LabClock implements Clock {
+  #nowMs = 1_700_000_000_000;
+  #sleepers: { dueMs: number; wake: () => void }[] = [];
+
+  nowMs(): number {
+    return Math.floor(this.#nowMs);
+  }
+
+  monotonicMs(): number {
+    this.#nowMs += 0.5;
+    return this.#nowMs;
+  }
+
+  sleep(ms: number, signal?: AbortSignal): Promise<void> {
+    return new Promise((resolve) => {
+      if (signal?.aborted) return resolve();
+      const sleeper = { dueMs: this.#nowMs + ms, wake: resolve };
+      this.#sleepers.push(sleeper);
+      signal?.addEventListener("abort", () => resolve(), { once: true });
+    });
+  }
+
+  advance(ms: number): void {
+    this.#nowMs += ms;
+    const due = this.#sleepers.filter((sleeper) => sleeper.dueMs <= this.#nowMs);
+    this.#sleepers = this.#sleepers.filter((sleeper) => sleeper.dueMs > this.#nowMs);
+    for (const sleeper of due) sleeper.wake();
+  }
+}
+
+/** Moves at most `budgetBytes` a job, so that copies are seen half done. */
+export function smallJobs(mover: Mover, budgetBytes: number): Mover {
+  return {
+    move: (from, to, runs, options) =>
+      mover.move(from, to, runs, {
+        budgetBytes: options.budgetBytes === Number.MAX_SAFE_INTEGER ? options.budgetBytes : budgetBytes,
+      }),
+    close: () => mover.close(),
+  };
+}
+
+/** The device stays when its opener closes it, as a disk does. */
+class Disk {
+  readonly memory: BlockDevice;
+  constructor(memory: BlockDevice) {
+    this.memory = memory;
+  }
+
+  open(): BlockDevice {
+    const { memory } = this;
+    return new Proxy(memory, {
+      get: (target, property) => {
+        if (property === "close") return async () => undefined;
+        const value = Reflect.get(target, property, target) as unknown;
+        return typeof value === "function" ? value.bind(target) : value;
+      },
+    });
+  }
+}
+
+export class EngineLab {
+  readonly clock = new LabClock();
+  readonly stateFiles: MemoryStateFiles = memoryStateFiles();
+  readonly events: EngineEvent[] = [];
+  readonly disks = new Map<string, Disk>();
+  readonly #jobBytes: number;
+  engine: EngineApi;
+  #lastId = 0;
+
+  private constructor(engine: EngineApi, jobBytes: number) {
+    this.engine = engine;
+    this.#jobBytes = jobBytes;
+  }
+
+  /** Volumes v1, v2, ... of these sizes, or on these devices. */
+  static async start(volumes: readonly (number | BlockDevice)[], options: { jobBytes: number }): Promise<EngineLab> {
+    const lab = new EngineLab(await createEngine(), options.jobBytes);
+    volumes.forEach((volume, index) => {
+      const memory = typeof volume === "number" ? new MemoryDevice(volume) : volume;
+      lab.disks.set(`v${index + 1}`, new Disk(memory));
+    });
+    await lab.boot();
+    return lab;
+  }
+
+  async boot(): Promise<void> {
+    this.engine = await createEngine({
+      clock: this.clock,
+      ports: async () => ({
+        files: this.stateFiles,
+        mover: smallJobs(createMover({ workers: 0 }), this.#jobBytes),
+        identityOf: async (path) => [path],
+        openDevice: async (path) => ({ device: this.disk(path).open(), identity: [path] }),
+      }),
+    });
+    this.engine.onEvent((event) => this.events.push(event));
+    const volumes = [...this.disks].map(([name, disk]) => ({
+      uid: name,
+      name,
+      path: name,
+      sizeBytes: disk.memory.sizeBytes,
+    }));
+    await this.engine.start({ stateDirectory: "unused", volumes });
+  }
+
+  async reboot(): Promise<void> {
+    await this.engine.stop();
+    await this.boot();
+  }
+
+  disk(name: string): Disk {
+    const disk = this.disks.get(name);
+    if (!disk) throw new Error(`no disk ${name}`);
+    return disk;
+  }
+
+  newId(): string {
+    return `c${++this.#lastId}`;
+  }
+
+  extent(name: string, offsetBytes = 0, lengthBytes = this.disk(name).memory.sizeBytes - offsetBytes): ExtentRef {
+    return { volumeUid: name, name, offsetBytes, lengthBytes };
+  }
+
+  /** Lets everything happen that needs no time. */
+  async settle(): Promise<void> {
+    for (let turn = 0; turn < 20; turn++) await new Promise((resolve) => setImmediate(resolve));
+  }
+
+  /** Lets the background copiers take a step. */
+  async step(): Promise<void> {
+    this.clock.advance(500);
+    await this.settle();
+  }
+
+  /** Until nothing copies any more. */
+  async finish(): Promise<void> {
+    for (let turn = 0; turn < 2000; turn++) {
+      const copying = (await this.engine.sessions()).some((session) => session.phase === "copying");
+      if (!copying) return;
+      await this.step();
+    }
+    throw new Error("copying does not end");
+  }
+
+  async session(id: string): Promise<SessionStatus | undefined> {
+    return (await this.engine.sessions()).find((session) => session.id === id);
+  }
+
+  /** The bytes on the disk itself, past the engine. */
+  async physical(name: string): Promise<Uint8Array> {
+    const { memory } = this.disk(name);
+    const bytes = new Uint8Array(memory.sizeBytes);
+    await memory.read(0, bytes);
+    return bytes;
+  }
+}
