@@ -400,8 +400,7 @@ export class ActivityLog {
   #takeVictims(count: number): Region[] {
     if (count <= 0) return [];
     const idle = [...this.#regions.values()].filter((entry) => entry.inFlight === 0);
-    if (count < idle.length) idle.sort((a, b) => a.lastUse - b.lastUse);
-    const victims = idle.slice(0, count);
+    const victims = count < idle.length ? leastRecentlyUsed(idle, count) : idle;
     for (const entry of victims) entry.state = "evicting";
     return victims;
   }
@@ -490,4 +489,18 @@ export class ActivityLog {
       };
     });
   }
+}
+
+/** A few are picked one by one, which is cheaper than sorting all. */
+function leastRecentlyUsed(regions: Region[], count: number): Region[] {
+  if (count > 8) return regions.sort((a, b) => a.lastUse - b.lastUse).slice(0, count);
+  const picked: Region[] = [];
+  for (let left = count; left > 0; left--) {
+    let oldest: Region | undefined;
+    for (const entry of regions)
+      if ((oldest === undefined || entry.lastUse < oldest.lastUse) && !picked.includes(entry)) oldest = entry;
+    assert(oldest !== undefined, "fewer are asked for than there are");
+    picked.push(oldest);
+  }
+  return picked;
 }

@@ -32,7 +32,7 @@ import { corruptFile, fileTooNew, type StateFile, type StateFiles } from "./stat
 
 /** What a map is; reading checks all of it. */
 export interface MapHeader {
-  /** What the map says: "pending", "changed"; at most 16 bytes. */
+  /** What the map says, such as "pending" or "epoch"; at most 16 bytes. */
   readonly kind: string;
   /** Session id or volume uid. */
   readonly ownerId: string;
