@@ -5,6 +5,7 @@ import { tmpdir } from "node:os";
 import { basename, join } from "node:path";
 import type { ExecutionContext } from "ava";
 import { systemClock } from "../../src/base/clock.ts";
+import type { Clock } from "../../src/base/ports.ts";
 import { openDevice } from "../../src/engine/device/open-device.ts";
 
 export const isRoot = process.getuid?.() === 0;
@@ -116,9 +117,12 @@ export async function fuseFile(t: ExecutionContext, directory: string, ...nbdkit
   throw new Error("nbdfuse did not come up");
 }
 
+/** Time stands still for the device, so that a busy test machine never looks like a slow device. */
+export const stillClock: Clock = { ...systemClock, monotonicMs: () => 0 };
+
 /** Opens a device for the length of the test. */
 export async function opened(t: ExecutionContext, path: string) {
-  const device = await openDevice(path, { clock: systemClock });
+  const device = await openDevice(path, { clock: stillClock });
   atEnd(t, () => device.close());
   return device;
 }
