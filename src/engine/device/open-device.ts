@@ -47,6 +47,8 @@ const fstatOf = (fd: number): Promise<BigIntStats> => promisify(fs.fstat)(fd, { 
 
 const MEMORY_FILE_SYSTEMS = new Set([0x01021994, 0x858458f6]); // tmpfs, ramfs
 const BTRFS = 0x9123683e;
+/** Says for everything that it is data; zeros must be looked for. */
+const FUSE = 0x65735546;
 /** File systems that share extents, for files that cannot be asked because they are read-only. */
 const SHARING_FILE_SYSTEMS = new Set([0x58465342, BTRFS, 0xca451a4e]); // xfs, btrfs, bcachefs
 const FILE_PAGE_BYTES = 4096;
@@ -211,7 +213,7 @@ async function fileDevice(fd: number, path: string, readOnly: boolean, { clock }
   const inMemory = MEMORY_FILE_SYSTEMS.has(fileSystem);
   const inlineRead = inMemory ? "plain" : askRead(fd);
   const capabilities: DeviceCapabilities = {
-    holes: native !== undefined,
+    holes: native !== undefined && fileSystem !== FUSE,
     trim: !readOnly && (await canPunch(fd, sizeBytes)),
     cloneDomain: (await sharesExtents(fd, fileSystem, readOnly))
       ? `${fileSystem.toString(16)}:${facts.dev}`

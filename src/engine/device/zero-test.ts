@@ -17,6 +17,8 @@ export function isZero(buffer: Buffer, from: number, to: number): boolean {
  * `zero` is the kind asked for; the result is `from` when the first granule is of the other kind.
  */
 export function stretchEnd(buffer: Buffer, from: number, to: number, zero: boolean): number {
+  // The usual cases in one comparison: all zero, or (it stops at the first byte) not.
+  if (zero && isZero(buffer, from, to)) return to;
   let at = from;
   while (at < to) {
     const end = Math.min(to, at + GRANULE_SIZE_BYTES);
