@@ -350,17 +350,26 @@ test("out of space: the request fails, everything is as before, and it works aga
   t.deepEqual(setBits(replay.regionBits.get(1)), [1, 2]);
 });
 
-test("after a failed sync nothing becomes hot any more", async (t) => {
-  const { files, log } = await setUp(2);
-  await becomeHot(log, 1);
-  files.intercept = ({ type }) => {
-    if (type === "sync") throw new InjectedFailure("EIO");
-  };
-  await t.throwsAsync(log.activate(2, 2), { code: "METADATA_WRITE_FAILED" });
-  files.intercept = undefined;
-  await t.throwsAsync(log.activate(2, 2), { code: "METADATA_WRITE_FAILED" });
-  t.false(log.isHot(2, 2));
-  await log.close();
+test("after a failed sync nothing becomes hot any more, and a region that may have been evicted takes no writes", async (t) => {
+  for (const code of ["EIO", "ENOSPC"]) {
+    const { files, options, log, mark } = await setUp(2);
+    await becomeHot(log, 1);
+    await becomeHot(log, 2);
+    files.intercept = ({ type }) => {
+      if (type === "sync") throw new InjectedFailure(code);
+    };
+    await t.throwsAsync(log.activate(3, 3), { code: "METADATA_WRITE_FAILED" });
+    files.intercept = undefined;
+    await t.throwsAsync(log.activate(3, 3), { code: "METADATA_WRITE_FAILED" });
+    t.false(log.isHot(3, 3));
+    t.true(log.isHot(2, 2));
+    t.false(log.isHot(1, 1), "its eviction is stored");
+    mark(2, 2);
+    await log.close();
+    files.kill(1);
+    const { replay } = await ActivityLog.open(options, [1]);
+    t.deepEqual([...replay.hotRegions].sort(), [2, 3]);
+  }
 });
 
 test("a checkpoint lists the hot regions; each log alone and both together say the same", async (t) => {

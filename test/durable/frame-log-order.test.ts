@@ -9,7 +9,7 @@ import {
   memoryStateFiles,
 } from "../../src/engine/durable/memory-state-files.ts";
 import type { StateFiles } from "../../src/engine/durable/state-files.ts";
-import { chanceFrom } from "./chance.ts";
+import { chanceFrom } from "./_chance.ts";
 
 const PATH = "copied-1.log";
 const payloadOf = (number: number, length = 8) => {

@@ -6,7 +6,7 @@ import { InjectedFailure, memoryStateFiles } from "../../src/engine/durable/memo
 import type { StateFiles } from "../../src/engine/durable/state-files.ts";
 import { crc32c, instantiateCore, loadCore } from "../../src/engine/map/core.ts";
 import { PagedBitmap } from "../../src/engine/map/paged-bitmap.ts";
-import { chanceFrom } from "./chance.ts";
+import { chanceFrom } from "./_chance.ts";
 
 const core = await loadCore();
 const headerOf = (bitmap: PagedBitmap, change: Partial<MapHeader> = {}): MapHeader => ({

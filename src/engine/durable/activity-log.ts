@@ -34,6 +34,7 @@ import {
   type RegionBits,
 } from "./activity-frames.ts";
 import { FrameLog } from "./frame-log.ts";
+import { type Region, RegionTable } from "./region-table.ts";
 import { corruptFile, directoryOf, type StateFiles } from "./state-files.ts";
 
 /** A waiting write gets so many turns to ask `isHot` before its regions may be evicted again; only fairness needs it. */
@@ -52,15 +53,6 @@ export interface ActivityLogOptions {
   readonly readRegionBits: (region: number) => Uint8Array;
   /** Regions that may be hot at once. */
   readonly slots?: number;
-}
-
-type RegionState = "activating" | "hot" | "draining" | "evicting";
-
-interface Region {
-  readonly region: number;
-  state: RegionState;
-  inFlight: number;
-  lastUse: number;
 }
 
 type Request =
@@ -90,15 +82,11 @@ interface UnwrittenPoint {
 
 export class ActivityLog {
   readonly #options: ActivityLogOptions;
-  readonly #slots: number;
-  readonly #regions = new Map<number, Region>();
+  readonly #table: RegionTable;
   #log: FrameLog;
   /** In memory; the log may not have all points yet. */
   #openEpoch: number;
   #loggedEpoch: number;
-  #useClock = 0;
-  /** Regions with a write in flight. */
-  #pinned = 0;
   #queue: Request[] = [];
   #loop: Promise<void> | undefined;
   #wakeLoop: (() => void) | undefined;
@@ -109,12 +97,10 @@ export class ActivityLog {
 
   private constructor(options: ActivityLogOptions, log: FrameLog, openEpoch: number, hotRegions: Iterable<number>) {
     this.#options = options;
-    this.#slots = options.slots ?? ACTIVITY_SLOTS;
-    assert(this.#slots > 0, "at least one slot");
+    this.#table = new RegionTable(options.slots ?? ACTIVITY_SLOTS, hotRegions, () => this.#wakeLoop?.());
     this.#log = log;
     this.#openEpoch = openEpoch;
     this.#loggedEpoch = openEpoch;
-    for (const region of hotRegions) this.#regions.set(region, { region, state: "hot", inFlight: 0, lastUse: 0 });
   }
 
   /** A new log without hot regions, durable when it resolves. */
@@ -162,17 +148,12 @@ export class ActivityLog {
   }
 
   get hotCount(): number {
-    return this.#regions.size;
+    return this.#table.size;
   }
 
   /** Whether all regions are hot; counts as their use. True holds until the caller's next await, longer after `enter`. */
   isHot(firstRegion: number, lastRegion: number): boolean {
-    for (let region = firstRegion; region <= lastRegion; region++) {
-      const entry = this.#regions.get(region);
-      if (entry === undefined || entry.state !== "hot") return false;
-      entry.lastUse = ++this.#useClock;
-    }
-    return true;
+    return this.#table.isHot(firstRegion, lastRegion);
   }
 
   /**
@@ -186,20 +167,12 @@ export class ActivityLog {
 
   /** A write into these regions begins; they are hot, as `isHot` said in this turn. */
   enter(firstRegion: number, lastRegion: number): void {
-    for (let region = firstRegion; region <= lastRegion; region++) {
-      const entry = this.#regions.get(region);
-      assert(entry !== undefined && entry.state === "hot", `region ${region} is hot`);
-      this.#pin(entry);
-    }
+    this.#table.enter(firstRegion, lastRegion);
   }
 
   /** The write has ended, well or badly. */
   leave(firstRegion: number, lastRegion: number): void {
-    for (let region = firstRegion; region <= lastRegion; region++) {
-      const entry = this.#regions.get(region);
-      assert(entry !== undefined && entry.inFlight > 0, `somebody is in region ${region}`);
-      this.#unpin(entry);
-    }
+    this.#table.leave(firstRegion, lastRegion);
   }
 
   /**
@@ -208,7 +181,7 @@ export class ActivityLog {
    */
   hotBits(readRegionBits: (region: number) => Uint8Array = this.#options.readRegionBits): RegionBits[] {
     const found: RegionBits[] = [];
-    for (const region of this.#regions.keys()) {
+    for (const region of this.#table.numbers()) {
       const bits = readRegionBits(region);
       if (bits.some((byte) => byte !== 0)) found.push({ region, bits });
     }
@@ -334,75 +307,33 @@ export class ActivityLog {
 
   /** Steps 1 and 2 for as many requests as fit; undefined when the first one has to wait for somebody to leave. */
   #reserve(): Batch | undefined {
-    for (const entry of this.#regions.values()) if (entry.state === "draining") entry.state = "hot";
+    const table = this.#table;
+    table.undrain();
     const served: Request[] = [];
     const activated: Region[] = [];
     for (const request of this.#queue) {
-      if (request.type !== "activate") {
-        if (request.type === "evict-all" && served.length === 0) return this.#reserveAll(request);
-        break;
-      }
-      if (!this.#fits(request.first, request.last)) break;
-      for (let region = request.first; region <= request.last; region++) {
-        let entry = this.#regions.get(region);
-        if (entry === undefined) {
-          entry = { region, state: "activating", inFlight: 0, lastUse: 0 };
-          this.#regions.set(region, entry);
-          activated.push(entry);
-        }
-        entry.lastUse = ++this.#useClock;
-        this.#pin(entry);
-      }
+      if (request.type === "evict-all" && served.length === 0) return this.#reserveAll(request);
+      if (request.type !== "activate" || !table.fits(request.first, request.last)) break;
+      activated.push(...table.reserve(request.first, request.last));
       served.push(request);
     }
     if (served.length === 0) {
-      this.#drainForFirst();
+      const first = this.#queue[0];
+      assert(first?.type === "activate", "an activation waits");
+      table.drainFor(first.first, first.last);
       return undefined;
     }
     this.#queue.splice(0, served.length);
-    return { served, activated, victims: this.#takeVictims(this.#regions.size - this.#slots) };
+    return { served, activated, victims: table.takeVictims(table.size - table.slots) };
   }
 
   #reserveAll(request: Request): Batch | undefined {
-    if (this.#pinned > 0) {
-      for (const entry of this.#regions.values()) entry.state = "draining";
+    if (this.#table.pinned > 0) {
+      this.#table.drainAll();
       return undefined;
     }
     this.#queue.shift();
-    return { served: [request], activated: [], victims: this.#takeVictims(this.#regions.size) };
-  }
-
-  #fits(first: number, last: number): boolean {
-    const others = this.#pinnedOutside(first, last);
-    return others === 0 || others + (last - first + 1) <= this.#slots;
-  }
-
-  #pinnedOutside(first: number, last: number): number {
-    let inside = 0;
-    for (let region = first; region <= last; region++) if ((this.#regions.get(region)?.inFlight ?? 0) > 0) inside++;
-    return this.#pinned - inside;
-  }
-
-  /** The regions that stand in the way of the first request, least recently used first, take no new writes. */
-  #drainForFirst(): void {
-    const request = this.#queue[0];
-    assert(request?.type === "activate", "an activation waits");
-    const { first, last } = request;
-    const inTheWay = [...this.#regions.values()].filter(
-      (entry) => entry.inFlight > 0 && (entry.region < first || entry.region > last),
-    );
-    const excess = inTheWay.length + (last - first + 1) - this.#slots;
-    inTheWay.sort((a, b) => a.lastUse - b.lastUse);
-    for (const entry of inTheWay.slice(0, excess)) entry.state = "draining";
-  }
-
-  /** Up to `count` regions without writes in flight, least recently used first; none of them is hot from here on. */
-  #takeVictims(count: number): Region[] {
-    if (count <= 0) return [];
-    const idle = [...this.#regions.values()].filter((entry) => entry.inFlight === 0);
-    const victims = count < idle.length ? leastRecentlyUsed(idle, count) : idle;
-    for (const entry of victims) entry.state = "evicting";
-    return victims;
+    return { served: [request], activated: [], victims: this.#table.takeVictims(this.#table.size) };
   }
 
   /** Steps 3 to 5. */
@@ -418,19 +349,22 @@ export class ActivityLog {
         this.#undo(batch, error);
         return;
       }
-      for (const { region } of victims) this.#regions.delete(region);
-      for (const entry of activated) entry.state = "hot";
+      this.#table.remove(victims);
+      this.#table.makeHot(activated);
     }
     for (const { settle } of served) settle.resolve();
     for (let turn = 0; turn < GRACE_TURNS; turn++) await Promise.resolve();
     this.#unpinServed(served);
   }
 
-  /** The frame is not in the log: everything is as before. (Or the log has failed for good, and nothing is ever activated.) */
+  /**
+   * The frame is not in the log: everything is as before. If the log has failed for good, only a replay can say whether the
+   * frame is there: the victims take no more writes, and nothing is ever activated.
+   */
   #undo({ served, activated, victims }: Batch, error: unknown): void {
     this.#unpinServed(served);
-    for (const { region } of activated) this.#regions.delete(region);
-    for (const entry of victims) entry.state = "hot";
+    this.#table.remove(activated);
+    if (!this.#log.failed) this.#table.makeHot(victims);
     for (const { settle } of served) settle.reject(error);
   }
 
@@ -455,7 +389,7 @@ export class ActivityLog {
     const start = encodeActivityFrame({
       type: "start",
       openEpoch: this.#loggedEpoch,
-      hotRegions: [...this.#regions.keys()],
+      hotRegions: this.#table.numbers(),
     });
     try {
       this.#log = await FrameLog.create(files, path(number), LOG_KIND, ownerId, number, start);
@@ -471,16 +405,6 @@ export class ActivityLog {
     await old.close();
   }
 
-  #pin(entry: Region): void {
-    if (entry.inFlight++ === 0) this.#pinned++;
-  }
-
-  #unpin(entry: Region): void {
-    if (--entry.inFlight > 0) return;
-    this.#pinned--;
-    this.#wakeLoop?.();
-  }
-
   #anyLeave(): Promise<void> {
     return new Promise((resolve) => {
       this.#wakeLoop = () => {
@@ -489,18 +413,4 @@ export class ActivityLog {
       };
     });
   }
-}
-
-/** A few are picked one by one, which is cheaper than sorting all. */
-function leastRecentlyUsed(regions: Region[], count: number): Region[] {
-  if (count > 8) return regions.sort((a, b) => a.lastUse - b.lastUse).slice(0, count);
-  const picked: Region[] = [];
-  for (let left = count; left > 0; left--) {
-    let oldest: Region | undefined;
-    for (const entry of regions)
-      if ((oldest === undefined || entry.lastUse < oldest.lastUse) && !picked.includes(entry)) oldest = entry;
-    assert(oldest !== undefined, "fewer are asked for than there are");
-    picked.push(oldest);
-  }
-  return picked;
 }

@@ -149,6 +149,11 @@ export class FrameLog {
     return this.#end.offsetBytes;
   }
 
+  /** Nothing is taken any more (invariant 3). */
+  get failed(): boolean {
+    return this.#failure !== undefined;
+  }
+
   /** Everything appended so far is durable. */
   get isDurable(): boolean {
     return this.#queue.length === 0 && this.#writing === undefined && this.#durableSequence === this.#end.sequence;

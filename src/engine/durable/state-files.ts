@@ -115,9 +115,14 @@ export function syncFailedError(path: string): TidemarkError {
   });
 }
 
-/** True for a failed write that left everything as it was, but for a partial write that can be cut off. */
+/**
+ * True for a failed write that left everything as it was, but for a part of it that can be cut off. A sync that fails for
+ * want of space is as final as any other.
+ */
 export function wasOutOfSpace(error: unknown): boolean {
-  return error instanceof TidemarkError && isOutOfSpace(error.detail.metadata?.["systemCode"]);
+  if (!(error instanceof TidemarkError)) return false;
+  const { operation, systemCode } = error.detail.metadata ?? {};
+  return operation === "write" && isOutOfSpace(systemCode);
 }
 
 function isOutOfSpace(systemCode: string | undefined): boolean {
