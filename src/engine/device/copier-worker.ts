@@ -6,7 +6,11 @@ import { type ErrorRecord, toErrorRecord } from "../../base/errors.ts";
 import type { MoveResult } from "../../base/ports.ts";
 import { type DirectJob, DirectMover } from "./move-direct.ts";
 
-export type CopierReply = { readonly result: MoveResult } | { readonly error: ErrorRecord };
+/** `ready`: the worker takes the next job at once; else a reply of its own says when. */
+export type CopierReply =
+  | { readonly result: MoveResult; readonly ready: boolean }
+  | { readonly error: ErrorRecord; readonly ready: true }
+  | { readonly ready: true };
 
 const port = parentPort;
 assert(port !== null, "the copier worker runs in a worker thread");
@@ -14,9 +18,12 @@ const mover = new DirectMover(systemClock);
 port.on("message", (job: DirectJob) => {
   let reply: CopierReply;
   try {
-    reply = { result: mover.move(job) };
+    reply = { result: mover.move(job), ready: !mover.hasWritten };
   } catch (error) {
-    reply = { error: toErrorRecord(error) };
+    reply = { error: toErrorRecord(error), ready: true };
   }
   port.postMessage(reply);
+  if (reply.ready) return;
+  mover.startWriteback();
+  port.postMessage({ ready: true } satisfies CopierReply);
 });

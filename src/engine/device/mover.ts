@@ -54,7 +54,9 @@ interface Job {
 }
 
 interface Seat {
-  worker: Worker;
+  readonly worker: Worker;
+  /** From handing out a job until the worker is ready for the next. */
+  busy: boolean;
   job: Job | undefined;
   beganMs: number;
 }
@@ -125,9 +127,9 @@ class WorkerMover implements Mover {
 
   #addSeat(): Seat {
     const worker = spawnWorker(import.meta, "./copier-worker");
-    const seat: Seat = { worker, job: undefined, beganMs: 0 };
+    const seat: Seat = { worker, busy: false, job: undefined, beganMs: 0 };
     worker.unref();
-    worker.on("message", (reply: CopierReply) => this.#ended(seat, reply));
+    worker.on("message", (reply: CopierReply) => this.#replied(seat, reply));
     worker.on("error", (error) => this.#crashed(seat, error));
     worker.on("exit", (code) => this.#crashed(seat, new Error(`it ended with code ${code}`)));
     this.#seats.push(seat);
@@ -144,6 +146,7 @@ class WorkerMover implements Mover {
       const job = this.#queue.shift();
       if (job === undefined) return;
       seat.job = job;
+      seat.busy = true;
       seat.beganMs = this.#clock.monotonicMs();
       seat.worker.ref();
       seat.worker.postMessage(job.message, [job.message.runs.buffer as ArrayBuffer]);
@@ -151,7 +154,7 @@ class WorkerMover implements Mover {
   }
 
   #freeSeat(): Seat | undefined {
-    const free = this.#seats.find((seat) => seat.job === undefined);
+    const free = this.#seats.find((seat) => !seat.busy);
     if (free !== undefined) return free;
     if (this.#seats.length < this.#workers || this.#allStuck()) return this.#addSeat();
     return undefined;
@@ -172,12 +175,13 @@ class WorkerMover implements Mover {
     });
   }
 
-  #ended(seat: Seat, reply: CopierReply): void {
-    const job = seat.job;
+  #replied(seat: Seat, reply: CopierReply): void {
+    if ("result" in reply) seat.job?.resolve(reply.result);
+    else if ("error" in reply) seat.job?.reject(fromErrorRecord(reply.error));
     seat.job = undefined;
     seat.worker.unref();
-    if ("result" in reply) job?.resolve(reply.result);
-    else job?.reject(fromErrorRecord(reply.error));
+    if (!reply.ready) return;
+    seat.busy = false;
     // A worker that was added for stuck ones leaves when there is nothing to do.
     if (this.#queue.length === 0 && this.#seats.length > this.#workers) this.#retire(seat);
     this.#dispatch();
