@@ -28,6 +28,7 @@ import {
 } from "./protocol.ts";
 import { beyondEndOf, REFUSED, type Refusal, Replier } from "./replier.ts";
 import { putDataChunkHeader, putSimpleHeader } from "./reply-arena.ts";
+import { ReplyHold } from "./reply-hold.ts";
 import {
   DISCARD_BYTES_MAX,
   INBOX_PAYLOAD_BYTES_MAX,
@@ -43,6 +44,7 @@ export class Transmission implements ChannelUser {
   readonly #replier: Replier;
   readonly #operations: Operations;
   readonly #structured: boolean;
+  readonly #hold: ReplyHold;
   readonly #hasContexts: boolean;
   /** Called when nothing is in flight and nothing more will be. */
   readonly #onSettled: () => void;
@@ -73,6 +75,7 @@ export class Transmission implements ChannelUser {
     const { target, contexts } = negotiated;
     this.#operations = new Operations({ target, channel, pool, replier: this.#replier, contexts });
     this.#onSettled = onSettled;
+    this.#hold = new ReplyHold(() => channel.send());
   }
 
   /** True when no operation of this connection touches the target any more. */
@@ -131,7 +134,7 @@ export class Transmission implements ChannelUser {
       requests++;
       complete = this.#next() && this.#payloadArrived();
     }
-    channel.send();
+    this.#hold.batchDone(requests);
     if (this.#peerEnded && !this.#paused) this.end();
   }
 
