@@ -7,7 +7,7 @@
  *   DIR/run     sockets, for the daemon's user only
  */
 import { type FileHandle, mkdir, open, readFile, realpath, stat } from "node:fs/promises";
-import { join } from "node:path";
+import { dirname, join, resolve } from "node:path";
 import { TidemarkError } from "../base/errors.ts";
 
 export interface StateDirectory {
@@ -32,13 +32,13 @@ const EAGAIN = 11;
 export async function openStateDirectory(given: string, lock: LockFile | undefined): Promise<StateDirectory> {
   let file: FileHandle | undefined;
   try {
-    await mkdir(given, { recursive: true, mode: 0o700 });
+    await makeDirectory(resolve(given));
     const path = await realpath(given);
     if (!(await stat(path)).isDirectory()) throw new Error("it is no directory");
     file = await open(join(path, "LOCK"), "a+", 0o600);
     if (lock !== undefined) await take(path, file, lock);
     const parts = { database: join(path, "db"), engine: join(path, "state"), run: join(path, "run") };
-    for (const part of Object.values(parts)) await mkdir(part, { recursive: true, mode: 0o700 });
+    for (const part of Object.values(parts)) await makeDirectory(part);
     await file.truncate(0);
     await file.write(`${process.pid}\n`);
     const held = file;
@@ -47,6 +47,25 @@ export async function openStateDirectory(given: string, lock: LockFile | undefin
     await file?.close();
     throw error instanceof TidemarkError ? error : invalid(given, error);
   }
+}
+
+/**
+ * Makes a directory and those above it, for the daemon's user only. Not `mkdir` with `recursive`: that never returns
+ * where the file system says "no such entry" for what cannot be made, such as below /proc.
+ */
+async function makeDirectory(path: string): Promise<void> {
+  const make = () =>
+    mkdir(path, { mode: 0o700 }).then(
+      () => "done" as const,
+      (error: NodeJS.ErrnoException) => {
+        if (error.code === "EEXIST") return "done" as const;
+        if (error.code === "ENOENT" && dirname(path) !== path) return "parent missing" as const;
+        throw error;
+      },
+    );
+  if ((await make()) === "done") return;
+  await makeDirectory(dirname(path));
+  if ((await make()) !== "done") throw new Error("nothing can be made there");
 }
 
 async function take(path: string, file: FileHandle, lock: LockFile): Promise<void> {

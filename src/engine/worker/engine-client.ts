@@ -4,7 +4,7 @@
  * Role: turns each call of EngineApi into a message and each answer back into a promise. Decides nothing.
  * Invariants:
  *   1. At most ENGINE_CALLS_MAX calls are unanswered; more are refused with LIMIT_EXCEEDED.
- *   2. Every call settles: when the thread ends, all pending ones reject (STOPPING after `stop`, else INTERNAL).
+ *   2. Every call settles: when the thread ends, all pending ones reject (STOPPING when it was stopped, else INTERNAL).
  *   3. Calls reach the engine in the order they were made; events and answers arrive in the order they happened.
  * Bytes given to `write` move to the engine when they own their memory: the caller must not use them again.
  */
@@ -38,7 +38,7 @@ import {
 export const ENGINE_CALLS_MAX = 8192;
 
 export interface EngineExit {
-  /** True when `stop` had been called. */
+  /** True when it was stopped and had everything durable. */
   readonly expected: boolean;
   readonly exitCode: number;
   /** What the thread threw, if anything. */
@@ -75,6 +75,7 @@ export class WorkerEngineClient implements EngineClient {
   #queue: EngineCall[] = [];
   #nextId = 1;
   #stopping: Promise<void> | undefined;
+  #stopped = false;
   #exit: EngineExit | undefined;
   #error: unknown;
   #onEvent: (event: EngineEvent) => void = () => {};
@@ -254,13 +255,14 @@ export class WorkerEngineClient implements EngineClient {
     if (this.#exit !== undefined) return;
     try {
       await this.#post("stop", []);
+      this.#stopped = true;
     } finally {
       await this.#worker.terminate();
     }
   }
 
   #ended(exitCode: number): void {
-    const expected = this.#stopping !== undefined && this.#error === undefined;
+    const expected = this.#stopped && this.#error === undefined;
     this.#exit = { expected, exitCode, error: this.#error };
     const error = this.#ending();
     for (const { reject } of this.#pending.values()) reject(error);
