@@ -41,8 +41,8 @@ export interface DirectJob {
 const PIECE_BYTES = 256 * KiB;
 const KERNEL_COPY_BYTES_MIN = 256 * KiB;
 const KERNEL_COPY_PIECE_BYTES = 4 * MiB;
-/** Sharing smaller runs costs more (a transaction each, and fragments) than copying them. */
-const CLONE_BYTES_MIN = 64 * KiB;
+/** Sharing freshly written data waits for its writeback: smaller runs are copied 5-30 times faster (measured on xfs). */
+const CLONE_BYTES_MIN = 256 * KiB;
 const CLONE_PIECE_BYTES = 64 * MiB;
 /** Giving back smaller stretches costs more than writing them. */
 const PUNCH_BYTES_MIN = 64 * KiB;
@@ -165,7 +165,7 @@ class DirectMove {
     let at = 0;
     while (at < length) {
       if (this.tally.mayStop(at)) return false;
-      const cloned = this.#clone(fromOffset + at, toOffset + at, length - at);
+      const cloned = length < CLONE_BYTES_MIN ? 0 : this.#clone(fromOffset + at, toOffset + at, length - at);
       if (cloned > 0) {
         at += cloned;
         if (at < length && this.#cloningTooLong()) return false;
@@ -186,7 +186,7 @@ class DirectMove {
 
   /** Bytes shared, a whole number of granules unless the run ends there; 0: not possible here. */
   #clone(fromOffset: number, toOffset: number, length: number): number {
-    if (!this.#memory.clone || native === undefined || length < CLONE_BYTES_MIN) return 0;
+    if (!this.#memory.clone || native === undefined) return 0;
     const block = Math.max(this.#from.blockBytes, this.#to.blockBytes, GRANULE_SIZE_BYTES);
     if (fromOffset % this.#from.blockBytes !== 0 || toOffset % this.#to.blockBytes !== 0) return 0;
     const piece = Math.min(CLONE_PIECE_BYTES, Math.floor(length / block) * block);
