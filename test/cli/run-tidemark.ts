@@ -21,6 +21,11 @@ export interface RunOptions {
 const BUILT = process.env["TIDEMARK_TEST_BUILD"] === "dist";
 const MAIN = fileURLToPath(new URL(BUILT ? "../../dist/client/main.js" : "../../src/client/main.ts", import.meta.url));
 const NODE_ARGUMENTS = BUILT ? [] : ["--import=tsx"];
+/** What stands behind `node` to run the program. */
+export function programArguments(): string[] {
+  return [...NODE_ARGUMENTS, MAIN];
+}
+
 /** Programs that run at a time: the tests of a file all start at once. */
 const PROCESSES_MAX = 3;
 const waiting: (() => void)[] = [];
@@ -61,7 +66,7 @@ function run(
 ): Promise<Omit<RunResult, "stdout"> & { readonly bytes: Buffer }> {
   const { TIDEMARK_ADDRESS: _address, TIDEMARK_DATA: _data, TIDEMARK_DEBUG: _debug, ...inherited } = process.env;
   const env = { ...inherited, ...options.env };
-  const child = spawn(process.execPath, [...NODE_ARGUMENTS, MAIN, ...args], { env, stdio: ["pipe", "pipe", "pipe"] });
+  const child = spawn(process.execPath, [...programArguments(), ...args], { env, stdio: ["pipe", "pipe", "pipe"] });
   const stdout: Buffer[] = [];
   let stderr = "";
   child.stdout.on("data", (chunk: Buffer) => stdout.push(chunk));

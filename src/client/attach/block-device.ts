@@ -117,7 +117,8 @@ function deviceNumberOf(device: string): string {
 
 function backingFile(loop: string): string | undefined {
   try {
-    return readFileSync(`/sys/block/${loop}/loop/backing_file`, "utf8").replace(/\n$/, "");
+    // The kernel says "(deleted)" of a file whose FUSE server has died; its path is still ours.
+    return readFileSync(`/sys/block/${loop}/loop/backing_file`, "utf8").replace(/( \(deleted\))?\n$/, "");
   } catch {
     return undefined; // not set up: the file exists only while it is
   }

@@ -67,7 +67,7 @@ function flushUnlessGivenUp(device: string, options: UndoOptions): void {
   } catch (error) {
     if (options.unflushedWrites === "give up") return;
     if (!(error instanceof Failure)) throw error;
-    const hint = "is the server still there? `volume detach --force` gives the unwritten data up";
+    const hint = "is the server still there? `tidemark volume detach NAME --force` gives the unwritten data up";
     throw new Failure(error.code, error.message, { ...error, hint }, { cause: error });
   }
 }

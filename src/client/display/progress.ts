@@ -12,9 +12,9 @@ import { isComplete, isCopying, phaseWord } from "./words.ts";
 const LINE_INTERVAL_MS = 2000;
 const REDRAW_INTERVAL_MS = 100;
 const BAR_CELLS = 24;
-/** Weight of the newest measurement in the shown rate. */
-const RATE_SMOOTHING = 0.3;
-const RATE_INTERVAL_MS = 200;
+/** The shown rate is that of the last seconds, so that copying in large steps does not make it jump. */
+const RATE_WINDOW_MS = 15_000;
+const RATE_SAMPLE_MS = 500;
 
 /** Milliseconds that never go back. */
 export type Monotonic = () => number;
@@ -66,24 +66,51 @@ export function barText(percent: number): string {
   return `[${"=".repeat(full)}${head}${" ".repeat(BAR_CELLS - full - head.length)}]`;
 }
 
+/** Bytes a second over the last `RATE_WINDOW_MS`, from at most 31 samples. */
+export class RateWindow {
+  readonly #now: Monotonic;
+  #samples: { readonly ms: number; readonly bytes: bigint }[] = [];
+
+  constructor(now: Monotonic) {
+    this.#now = now;
+  }
+
+  /** Notes how much is done now. Less than before (a copy was started again) begins anew. */
+  add(bytes: bigint): void {
+    const ms = this.#now();
+    const last = this.#samples.at(-1);
+    if (last !== undefined && bytes < last.bytes) this.#samples = [];
+    else if (last !== undefined && ms - last.ms < RATE_SAMPLE_MS) return;
+    this.#samples.push({ ms, bytes });
+    this.#samples = this.#samples.filter((sample) => ms - sample.ms <= RATE_WINDOW_MS);
+  }
+
+  /** 0 while it is not known. */
+  bytesPerSecond(): number {
+    const [first, last] = [this.#samples[0], this.#samples.at(-1)];
+    if (first === undefined || last === undefined || last.ms <= first.ms) return 0;
+    return (Number(last.bytes - first.bytes) * 1000) / (last.ms - first.ms);
+  }
+}
+
 export class Progress {
   readonly #output: Output;
   readonly #now: Monotonic;
   readonly #copies = new Map<string, Copy>();
   #shownMs = Number.NEGATIVE_INFINITY;
   #shownText = "";
-  #rate = 0;
-  #rateAt: { ms: number; bytes: bigint } | undefined;
+  readonly #rate: RateWindow;
 
   constructor(output: Output, now: Monotonic = () => performance.now()) {
     this.#output = output;
     this.#now = now;
+    this.#rate = new RateWindow(now);
   }
 
   /** Takes the newest state of one copy and shows it when it is time to. */
   update(copy: Copy): void {
     this.#copies.set(copy.id, copy);
-    this.#measure();
+    this.#rate.add(totalsOf([...this.#copies.values()]).doneBytes);
     const interval = this.#onTerminal() ? REDRAW_INTERVAL_MS : LINE_INTERVAL_MS;
     if (this.#now() - this.#shownMs >= interval) this.#show();
   }
@@ -99,25 +126,13 @@ export class Progress {
     return this.#output.stderr.isTTY === true;
   }
 
-  #measure(): void {
-    const ms = this.#now();
-    const bytes = totalsOf([...this.#copies.values()]).doneBytes;
-    const last = this.#rateAt;
-    if (last === undefined) this.#rateAt = { ms, bytes };
-    else if (ms - last.ms >= RATE_INTERVAL_MS) {
-      const rate = (Number(bytes - last.bytes) * 1000) / (ms - last.ms);
-      if (rate >= 0) this.#rate = this.#rate === 0 ? rate : this.#rate + RATE_SMOOTHING * (rate - this.#rate);
-      this.#rateAt = { ms, bytes };
-    }
-  }
-
   #show(): void {
     if (this.#output.json) return;
     const copies = [...this.#copies.values()];
     const totals = totalsOf(copies);
     const names = copies.length === 1 ? (copies[0]?.id ?? "") : `${copies.length} copies`;
     const state = totals.copying > 0 || copies.length !== 1 ? "copying" : phaseWord(copies[0]!);
-    const text = progressText(totals, this.#rate);
+    const text = progressText(totals, this.#rate.bytesPerSecond());
     this.#shownMs = this.#now();
     if (this.#onTerminal()) this.#redraw(`${names} ${barText(percentOf(totals))} ${text}`);
     else this.#line(`${names} ${state} ${text}`);
