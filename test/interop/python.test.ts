@@ -3,8 +3,9 @@
  *
  * Skipped, with the reason, where Python or its packages cannot be had; a failure where CI is set.
  */
-import { execFile } from "node:child_process";
-import { mkdir, mkdtemp, readdir, rm } from "node:fs/promises";
+import { execFile, execFileSync } from "node:child_process";
+import { mkdirSync, mkdtempSync, readdirSync } from "node:fs";
+import { rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
@@ -16,32 +17,34 @@ const root = fileURLToPath(new URL("../../", import.meta.url));
 const run = promisify(execFile);
 const INSTALL_MS = 240_000;
 
-const directory = await mkdtemp(join(tmpdir(), "tidemark-python-"));
+const directory = mkdtempSync(join(tmpdir(), "tidemark-python-"));
 test.after.always(() => rm(directory, { recursive: true, force: true }));
 const python = join(directory, "venv/bin/python");
 
+const install = (program: string, args: readonly string[]) =>
+  execFileSync(program, args, { timeout: INSTALL_MS, stdio: "pipe" });
+
 /** Installs grpcio and generates the client. Returns why that cannot be done here; throws where CI is set. */
-async function prepare(): Promise<string> {
+function prepare(): string {
   try {
-    await run("python3", ["-m", "venv", join(directory, "venv")], { timeout: INSTALL_MS });
+    install("python3", ["-m", "venv", join(directory, "venv")]);
     const packages = ["grpcio", "grpcio-tools", "googleapis-common-protos"];
-    await run(python, ["-m", "pip", "install", "--quiet", "--disable-pip-version-check", ...packages], {
-      timeout: INSTALL_MS,
-    });
+    install(python, ["-m", "pip", "install", "--quiet", "--disable-pip-version-check", ...packages]);
   } catch (error) {
     if (process.env["CI"] !== undefined) throw error;
     return `no Python with grpcio here: ${error instanceof Error ? error.message.slice(0, 200) : error}`;
   }
   const out = join(directory, "out");
-  await mkdir(out);
+  mkdirSync(out);
   const folder = join(root, "proto/tidemark/v1");
-  const files = (await readdir(folder)).map((name) => join(folder, name));
+  const files = readdirSync(folder).map((name) => join(folder, name));
   const outputs = [`--python_out=${out}`, `--grpc_python_out=${out}`];
-  await run(python, ["-m", "grpc_tools.protoc", "-I", join(root, "proto"), ...outputs, ...files]);
+  install(python, ["-m", "grpc_tools.protoc", "-I", join(root, "proto"), ...outputs, ...files]);
   return "";
 }
 
-const missing = await prepare();
+// Before the tests are declared, and in one go, so that a skip is counted as a skip.
+const missing = prepare();
 const title = "a Python client generated from proto/ does the quickstart's steps";
 
 async function quickstart(t: ExecutionContext): Promise<void> {
