@@ -15,9 +15,21 @@ export function run(program: string, ...args: string[]): string {
   return execFileSync(program, args, { encoding: "utf8", stdio: ["ignore", "pipe", "pipe"] });
 }
 
-/** True (and said in the log) when the test needs root and has none. */
-export function skippedWithoutRoot(t: ExecutionContext): boolean {
-  if (isRoot) return false;
+/** True (and said in the log) when a program that the test needs is not installed. */
+export function skippedWithoutPrograms(t: ExecutionContext, ...programs: string[]): boolean {
+  const directories = [...(process.env["PATH"] ?? "").split(":"), "/usr/sbin", "/sbin"];
+  const missing = programs.filter(
+    (program) => !directories.some((directory) => fs.existsSync(join(directory, program))),
+  );
+  if (missing.length === 0) return false;
+  t.log(`skipped: ${missing.join(", ")} not installed`);
+  t.pass();
+  return true;
+}
+
+/** True (and said in the log) when the test cannot have the root it needs, or a program. */
+export function skippedWithoutRoot(t: ExecutionContext, ...programs: string[]): boolean {
+  if (isRoot) return skippedWithoutPrograms(t, ...programs);
   t.log("skipped: needs root (loop devices, mounts)");
   t.pass();
   return true;

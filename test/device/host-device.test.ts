@@ -155,7 +155,7 @@ test("zero and trim on a block device", async (t) => {
 });
 
 test("zero where the file system can do neither writes zeros", async (t) => {
-  if (skippedWithoutRoot(t)) return;
+  if (skippedWithoutRoot(t, "nbdkit", "nbdfuse")) return;
   const directory = temporaryDirectory(t);
   // nbdfuse has no fallocate at all; tmpfs has no ZERO_RANGE.
   await checkZeroAndTrim(t, await fuseFile(t, directory, "memory", "1M"), { holes: false });
@@ -241,7 +241,7 @@ test("a full file system: NO_SPACE with the place, and the device goes on", asyn
 });
 
 test("a medium error names its range; the rest can be read", async (t) => {
-  if (skippedWithoutRoot(t)) return;
+  if (skippedWithoutRoot(t, "nbdkit", "nbdfuse")) return;
   const directory = temporaryDirectory(t);
   const trigger = join(directory, "errors-on");
   const path = await fuseFile(
@@ -309,7 +309,7 @@ test("close waits for what runs, refuses what comes later, and releases the lock
 });
 
 test("one stalled device does not stop another", async (t) => {
-  if (skippedWithoutRoot(t)) return;
+  if (skippedWithoutRoot(t, "nbdkit", "nbdfuse")) return;
   const directory = temporaryDirectory(t);
   const stalled = await fuseFile(t, directory, "--filter=delay", "memory", "16M", "rdelay=5");
   const healthy = sparseFile(directory, "healthy", MiB);

@@ -193,7 +193,7 @@ test("partitions: offsets count from the partition, also inside one disk", async
 
 for (const kind of ["xfs", "btrfs"] as const) {
   test(`${kind}: files share extents, whatever the budget; odd places are copied`, async (t) => {
-    if (skippedWithoutRoot(t)) return;
+    if (skippedWithoutRoot(t, "mkfs.xfs", "mkfs.btrfs")) return;
     const point = mounted(t, temporaryDirectory(t), kind, kind === "xfs" ? 320 * MiB : 192 * MiB);
     const from = await opened(t, fileOf(point, "from", pattern(16 * MiB, 1)));
     const to = await opened(t, sparseFile(point, "to", 16 * MiB));
@@ -218,7 +218,7 @@ for (const kind of ["xfs", "btrfs"] as const) {
 }
 
 test("two file systems: nothing is shared, everything is copied", async (t) => {
-  if (skippedWithoutRoot(t)) return;
+  if (skippedWithoutRoot(t, "mkfs.xfs", "mkfs.btrfs")) return;
   const directory = temporaryDirectory(t);
   const from = await opened(t, fileOf(mounted(t, directory, "xfs", 320 * MiB), "from", pattern(2 * MiB, 1)));
   const to = await opened(t, sparseFile(mounted(t, directory, "btrfs", 128 * MiB), "to", 2 * MiB));
@@ -233,6 +233,14 @@ test("two file systems: nothing is shared, everything is copied", async (t) => {
   await equalDevices(t, from, to, 2 * MiB);
 });
 
+test("a read-only destination is refused before anything is read", async (t) => {
+  const path = fileOf(temporaryDirectory(t), "from", pattern(64 * KiB, 1));
+  const from = await opened(t, path);
+  const to = new MemoryDevice(64 * KiB, { readOnly: true });
+  const error = await t.throwsAsync(shared.direct.move(from, to, [same(0, 64 * KiB)], ALL), { code: "READ_ONLY" });
+  t.like(error, { detail: { metadata: { side: "destination", doneBytes: "0" } } });
+});
+
 /** A source whose bytes [64 KiB, 72 KiB) cannot be read. */
 async function badSource(t: ExecutionContext, directory: string): Promise<string> {
   const content = fileOf(directory, "content", pattern(MiB, 1));
@@ -242,7 +250,7 @@ dd if=${content} iflag=skip_bytes,count_bytes skip=$4 count=$3 status=none`;
 }
 
 test("a bad source granule: side, place and what was done before are in the error", async (t) => {
-  if (skippedWithoutRoot(t)) return;
+  if (skippedWithoutRoot(t, "nbdkit", "nbdfuse")) return;
   const directory = temporaryDirectory(t);
   const from = await opened(t, await badSource(t, directory));
   const to = await opened(t, sparseFile(directory, "to", MiB));
@@ -386,7 +394,7 @@ test.serial("close ends what runs and refuses what waits and what comes", async 
 });
 
 test.serial("workers stuck in a stalled device do not stop the copies of others", async (t) => {
-  if (skippedWithoutRoot(t)) return;
+  if (skippedWithoutRoot(t, "nbdkit", "nbdfuse")) return;
   const directory = temporaryDirectory(t);
   const stalled = await opened(t, await fuseFile(t, directory, "--filter=delay", "memory", "1M", "rdelay=8"));
   const from = await opened(t, fileOf(directory, "from", pattern(MiB, 1)));
@@ -402,7 +410,7 @@ test.serial("workers stuck in a stalled device do not stop the copies of others"
 });
 
 test("a hole of a terabyte is passed over in one move", async (t) => {
-  if (skippedWithoutRoot(t)) return;
+  if (skippedWithoutRoot(t, "mkfs.xfs")) return;
   const point = mounted(t, temporaryDirectory(t), "xfs", 320 * MiB);
   const sizeBytes = 1024 * GiB;
   const ext4 = mounted(t, temporaryDirectory(t), "ext4", 64 * MiB);

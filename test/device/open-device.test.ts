@@ -54,7 +54,7 @@ test("refuses sizes that no volume can have", async (t) => {
 });
 
 test("refuses more than 64 TiB", async (t) => {
-  if (skippedWithoutRoot(t)) return;
+  if (skippedWithoutRoot(t, "mkfs.xfs")) return;
   const directory = temporaryDirectory(t);
   const point = mounted(t, directory, "xfs", 400 * MiB);
   const path = sparseFile(point, "large", VOLUME_SIZE_BYTES_MAX);
@@ -118,13 +118,13 @@ test("a mounted device and a file behind a loop device are refused by name", asy
 });
 
 test("a mounted btrfs, which hides its device number, is refused too", async (t) => {
-  if (skippedWithoutRoot(t)) return;
+  if (skippedWithoutRoot(t, "mkfs.btrfs")) return;
   const point = mounted(t, temporaryDirectory(t), "btrfs", 128 * MiB);
   await refused(t, run("findmnt", "-n", "-o", "SOURCE", point).trim(), "PATH_MOUNTED");
 });
 
 test("a disk with a mounted partition is refused", async (t) => {
-  if (skippedWithoutRoot(t)) return;
+  if (skippedWithoutRoot(t, "sfdisk")) return;
   const directory = temporaryDirectory(t);
   const image = sparseFile(directory, "disk", 64 * MiB);
   run("sh", "-c", `echo '2048,32768,L' | sfdisk -q ${image}`);
@@ -168,7 +168,7 @@ test("inspectPath tells what a path is and leaves it free", async (t) => {
 });
 
 test("file systems that share extents are found by asking them", async (t) => {
-  if (skippedWithoutRoot(t)) return;
+  if (skippedWithoutRoot(t, "mkfs.xfs", "mkfs.btrfs")) return;
   const directory = temporaryDirectory(t);
   const xfs = mounted(t, directory, "xfs", 320 * MiB);
   const btrfs = mounted(t, directory, "btrfs", 128 * MiB);
@@ -187,7 +187,7 @@ test("file systems that share extents are found by asking them", async (t) => {
 });
 
 test("a FUSE file is opened and never answers on the caller's thread", async (t) => {
-  if (skippedWithoutRoot(t)) return;
+  if (skippedWithoutRoot(t, "nbdkit", "nbdfuse")) return;
   const device = await opened(t, await fuseFile(t, temporaryDirectory(t), "memory", "1M"));
   t.is(device.sizeBytes, MiB);
   const data = Buffer.alloc(4096, 7);
@@ -200,7 +200,7 @@ test("a FUSE file is opened and never answers on the caller's thread", async (t)
 });
 
 test("identity: hard links, symbolic links and loop devices lead to the same keys", async (t) => {
-  if (skippedWithoutRoot(t)) return;
+  if (skippedWithoutRoot(t, "sfdisk")) return;
   const directory = temporaryDirectory(t);
   const path = sparseFile(directory, "file", 64 * MiB);
   const other = sparseFile(directory, "other", 64 * MiB);

@@ -6,7 +6,7 @@ import { MiB, SECTOR_SIZE_BYTES } from "../../src/base/units.ts";
 import { crc32 } from "../../src/engine/device/crc32.ts";
 import { MemoryDevice } from "../../src/engine/device/memory-device.ts";
 import { readPartitions } from "../../src/engine/device/partition-table.ts";
-import { opened, readBack, run, sparseFile, temporaryDirectory } from "./fixtures.ts";
+import { opened, readBack, run, skippedWithoutPrograms, sparseFile, temporaryDirectory } from "./fixtures.ts";
 
 function partitioned(t: ExecutionContext, script: string, sizeBytes = 128 * MiB): string {
   const path = sparseFile(temporaryDirectory(t), "disk", sizeBytes);
@@ -36,6 +36,7 @@ test("crc32 has its check value", (t) => {
 });
 
 test("MBR: primary, extended and logical partitions as sfdisk sees them", async (t) => {
+  if (skippedWithoutPrograms(t, "sfdisk")) return;
   const path = partitioned(
     t,
     "label: dos\n2048,20480,L,*\n22528,20480,S\n43008,204800,E\nstart=45056,size=20480,type=83\nsize=10240,type=8e\nsize=8192,type=c\n",
@@ -51,6 +52,7 @@ test("MBR: primary, extended and logical partitions as sfdisk sees them", async 
 });
 
 test("MBR: eight logical partitions, one in the middle deleted", async (t) => {
+  if (skippedWithoutPrograms(t, "sfdisk")) return;
   const logical = Array.from({ length: 8 }, () => "size=4096,type=83\n").join("");
   const path = partitioned(t, `label: dos\nstart=2048,size=200000,type=f\n${logical}`);
   run("sfdisk", "-q", "--delete", path, "7");
@@ -60,6 +62,7 @@ test("MBR: eight logical partitions, one in the middle deleted", async (t) => {
 });
 
 test("GPT: partitions with type and name as sfdisk and sgdisk write them", async (t) => {
+  if (skippedWithoutPrograms(t, "sfdisk", "sgdisk")) return;
   const path = partitioned(
     t,
     'label: gpt\nsize=20480,type=U,name="EFI Systempartition"\nsize=40960,type=L,name="Wurzel ä€"\n',
@@ -81,6 +84,7 @@ test("GPT: partitions with type and name as sfdisk and sgdisk write them", async
 const GPT = 'label: gpt\nsize=20480,name="one"\nsize=20480,name="two"\n';
 
 test("GPT: the backup serves when the primary header or its entries are damaged", async (t) => {
+  if (skippedWithoutPrograms(t, "sfdisk")) return;
   for (const damageAt of [512 + 20, 1024 + 60]) {
     const device = await opened(t, partitioned(t, GPT));
     const good = await readPartitions(device);
@@ -90,6 +94,7 @@ test("GPT: the backup serves when the primary header or its entries are damaged"
 });
 
 test("GPT: a backup that is not at the end of a grown file is found through the primary header", async (t) => {
+  if (skippedWithoutPrograms(t, "sfdisk")) return;
   const device = await opened(t, partitioned(t, GPT));
   const good = await readPartitions(device);
   await device.resize(256 * MiB);
@@ -99,6 +104,7 @@ test("GPT: a backup that is not at the end of a grown file is found through the 
 });
 
 test("GPT: both copies damaged is an error, not an empty disk", async (t) => {
+  if (skippedWithoutPrograms(t, "sfdisk")) return;
   const device = await opened(t, partitioned(t, GPT));
   await device.write(512, Buffer.alloc(512));
   await device.write(device.sizeBytes - 512, Buffer.alloc(512));
@@ -108,6 +114,7 @@ test("GPT: both copies damaged is an error, not an empty disk", async (t) => {
 });
 
 test("GPT on 4096-byte sectors", async (t) => {
+  if (skippedWithoutPrograms(t, "sfdisk")) return;
   const small = await opened(t, partitioned(t, GPT));
   // The same table, laid out as a disk with 4 KiB sectors has it: every structure at the same sector number.
   const large = new MemoryDevice(small.sizeBytes * 8);
@@ -190,6 +197,7 @@ async function survives(device: BlockDevice): Promise<void> {
 }
 
 test("garbage never throws anything else: random sectors, and tables with flipped bytes", async (t) => {
+  if (skippedWithoutPrograms(t, "sfdisk")) return;
   const device = new MemoryDevice(MiB);
   const sector = fc.uint8Array({ minLength: 512, maxLength: 512 });
   const random = fc.asyncProperty(sector, sector, sector, async (boot, second, third) => {

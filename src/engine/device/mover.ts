@@ -84,6 +84,7 @@ class WorkerMover implements Mover {
     { budgetBytes }: { readonly budgetBytes: number },
   ): Promise<MoveResult> {
     if (this.#closing.signal.aborted) return Promise.reject(stopping());
+    if (to.readOnly) return Promise.reject(readOnly());
     const [source, destination] = [endOf(from, "source"), endOf(to, "destination")];
     if (source === undefined || destination === undefined || this.#workers === 0) {
       const moving = moveThroughPort(from, to, runs, budgetBytes);
@@ -221,6 +222,14 @@ function endOf(device: BlockDevice, side: string): DirectEnd | undefined {
   const { holes, cloneDomain } = device.capabilities;
   const name = "path" in device && typeof device.path === "string" ? device.path : `the ${side}`;
   return { ...device.direct, name, holes, cloneDomain };
+}
+
+function readOnly(): TidemarkError {
+  return new TidemarkError("READ_ONLY", {
+    message: "the destination of a copy is read-only",
+    hint: "make its file or device writable and open the volume again",
+    metadata: { side: "destination", doneBytes: "0", copiedBytes: "0", zeroedBytes: "0", clonedBytes: "0" },
+  });
 }
 
 function stopping(): TidemarkError {
