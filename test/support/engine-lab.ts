@@ -2,10 +2,12 @@
  * An engine in the test's own thread, on memory devices, memory state files and a clock that the test moves.
  * Everything but disk and clock is the production engine.
  */
+import { TidemarkError } from "../../src/base/errors.ts";
 import type { BlockDevice, Clock } from "../../src/base/ports.ts";
 import { MemoryDevice } from "../../src/engine/device/memory-device.ts";
 import { createMover, type Mover } from "../../src/engine/device/mover.ts";
 import { type MemoryStateFiles, memoryStateFiles } from "../../src/engine/durable/memory-state-files.ts";
+import type { StateFiles } from "../../src/engine/durable/state-files.ts";
 import { createEngine } from "../../src/engine/engine.ts";
 import type { EngineApi, EngineEvent, ExtentRef, SessionStatus } from "../../src/engine/engine-api.ts";
 
@@ -26,9 +28,17 @@ export class LabClock implements Clock {
   sleep(ms: number, signal?: AbortSignal): Promise<void> {
     return new Promise((resolve) => {
       if (signal?.aborted) return resolve();
-      const sleeper = { dueMs: this.#nowMs + ms, wake: resolve };
+      const abort = () => {
+        this.#sleepers = this.#sleepers.filter((other) => other !== sleeper);
+        resolve();
+      };
+      const wake = () => {
+        signal?.removeEventListener("abort", abort);
+        resolve();
+      };
+      const sleeper = { dueMs: this.#nowMs + ms, wake };
       this.#sleepers.push(sleeper);
-      signal?.addEventListener("abort", () => resolve(), { once: true });
+      signal?.addEventListener("abort", abort, { once: true });
     });
   }
 
@@ -54,19 +64,27 @@ export function smallJobs(mover: Mover, budgetBytes: number): Mover {
 /** The device stays when its opener closes it, as a disk does. */
 class Disk {
   readonly memory: BlockDevice;
+  /** Processes that have used it; what an earlier one still has open is dead. */
+  #process = 0;
   constructor(memory: BlockDevice) {
     this.memory = memory;
   }
 
   open(): BlockDevice {
     const { memory } = this;
+    const process = this.#process;
     return new Proxy(memory, {
       get: (target, property) => {
         if (property === "close") return async () => undefined;
+        if (process !== this.#process) throw new TidemarkError("DEVICE_GONE", { message: "its process was killed" });
         const value = Reflect.get(target, property, target) as unknown;
         return typeof value === "function" ? value.bind(target) : value;
       },
     });
+  }
+
+  kill(): void {
+    this.#process++;
   }
 }
 
@@ -78,6 +96,7 @@ export class EngineLab {
   readonly #jobBytes: number;
   engine: EngineApi;
   #lastId = 0;
+  #process = 0;
 
   private constructor(engine: EngineApi, jobBytes: number) {
     this.engine = engine;
@@ -99,13 +118,16 @@ export class EngineLab {
     this.engine = await createEngine({
       clock: this.clock,
       ports: async () => ({
-        files: this.stateFiles,
+        files: this.#filesOfProcess(),
         mover: smallJobs(createMover({ workers: 0 }), this.#jobBytes),
         identityOf: async (path) => [path],
         openDevice: async (path) => ({ device: this.disk(path).open(), identity: [path] }),
       }),
     });
-    this.engine.onEvent((event) => this.events.push(event));
+    const { engine } = this;
+    engine.onEvent((event) => {
+      if (engine === this.engine) this.events.push(event);
+    });
     const volumes = [...this.disks].map(([name, disk]) => ({
       uid: name,
       name,
@@ -113,6 +135,28 @@ export class EngineLab {
       sizeBytes: disk.memory.sizeBytes,
     }));
     await this.engine.start({ stateDirectory: "unused", volumes });
+  }
+
+  /** The state files as the process that starts now sees them: once it is killed, it reaches nothing any more. */
+  #filesOfProcess(): StateFiles {
+    const process = this.#process;
+    return new Proxy<StateFiles>(this.stateFiles, {
+      get: (target, property) => {
+        if (process !== this.#process) throw new TidemarkError("DEVICE_GONE", { message: "its process was killed" });
+        const value = Reflect.get(target, property, target) as unknown;
+        return typeof value === "function" ? value.bind(target) : value;
+      },
+    });
+  }
+
+  /** `kill -9` and a new start: everything stored stays, everything in memory is gone. */
+  async kill(seed: number): Promise<void> {
+    this.#process++;
+    this.stateFiles.kill(seed);
+    for (const disk of this.disks.values()) disk.kill();
+    await this.settle();
+    this.events.length = 0; // what the dead process said while it died
+    await this.boot();
   }
 
   async reboot(): Promise<void> {

@@ -23,6 +23,8 @@ const LANES = 2;
 /** A commit round begins after this much, so that little is copied again after a crash and syncs stay short. */
 const COMMIT_BYTES = 256 * MiB;
 const COMMIT_AFTER_MS = 1000;
+/** When neither the copy nor its failure could be made durable. */
+const RETRY_AFTER_MS = 5000;
 /** Beyond this the copier waits for the commit: a slow destination must not collect unbounded uncommitted data. */
 const UNCOMMITTED_BYTES_MAX = 1024 * MiB;
 
@@ -83,23 +85,36 @@ export class Copier {
   async #lane(work: Work): Promise<void> {
     const { session } = work;
     const { signal } = work.stop;
-    try {
-      while (!signal.aborted && session.state === "live" && session.pending.count > 0) {
-        const startedMs = this.#ports.clock.monotonicMs();
-        await this.#enterGates(session);
-        try {
-          if (signal.aborted || session.state !== "live") return;
-          if (!(await this.#job(work))) break;
-        } finally {
-          session.sourceVolume.gate.leave();
-          session.destinationVolume.gate.leave();
-        }
-        await this.#afterJob(work, startedMs);
+    while (!signal.aborted && session.state === "live") {
+      try {
+        await this.#copyPending(work);
+        await session.commits.flush();
+        if (session.pending.count === 0) return;
+      } catch (error) {
+        const failed = await session.fail(error).then(
+          () => true,
+          () => false,
+        );
+        // Not even the failure could be made durable: nothing may go uncovered, so the session stays and is tried again.
+        if (!failed) await this.#ports.clock.sleep(RETRY_AFTER_MS, signal);
       }
-      if (session.state === "live") await session.commits.flush();
-    } catch (error) {
-      // Waits until the failure is durable; if even that fails, the session stays as it is and the next start resumes it.
-      await session.fail(error).catch(() => undefined);
+    }
+  }
+
+  async #copyPending(work: Work): Promise<void> {
+    const { session } = work;
+    const { signal } = work.stop;
+    while (!signal.aborted && session.state === "live" && session.pending.count > 0) {
+      const startedMs = this.#ports.clock.monotonicMs();
+      await this.#enterGates(session);
+      try {
+        if (signal.aborted || session.state !== "live") return;
+        if (!(await this.#job(work))) break;
+      } finally {
+        session.sourceVolume.gate.leave();
+        session.destinationVolume.gate.leave();
+      }
+      await this.#afterJob(work, startedMs);
     }
   }
 
@@ -128,6 +143,7 @@ export class Copier {
     const handle =
       session.lock.tryAcquire(hull.first, hull.count) ?? (await session.lock.acquire(hull.first, hull.count));
     try {
+      if (session.state !== "live") return false;
       const { generation } = session;
       // While waiting for the lock a host may have copied some of them.
       const pending = runs.flatMap((run) => session.pendingRuns(run));

@@ -18,6 +18,7 @@ import { granuleCountOf } from "../../base/units.ts";
 import type { CopyKind, CopyReason, ExtentRef } from "../engine-api.ts";
 import { PagedBitmap } from "../map/paged-bitmap.ts";
 import type { EnginePorts } from "../ports.ts";
+import { within } from "../sync/deadline.ts";
 import type { EpochTrust } from "../volume/change-chain.ts";
 import type { Volume } from "../volume/volume.ts";
 import { bytesOfGranules, extentsOverlap } from "./extents.ts";
@@ -86,7 +87,7 @@ export async function firePoint(host: PointHost, members: readonly PointMember[]
   try {
     for (const member of members) prepared.push(await prepare(host, member));
     const volumes = distinct(prepared.flatMap((one) => [one.source, one.destination]));
-    await preFlush(host, prepared);
+    await withinBarrier(host, preFlush(host, prepared));
     return await underBarrier(host, prepared, volumes);
   } catch (error) {
     // The first error is the one to report; what cannot be removed now is removed at the next start.
@@ -215,20 +216,13 @@ async function acquireFiles(host: PointHost, session: CopySession): Promise<() =
 }
 
 /** The step's result, or BARRIER_TIMEOUT. */
-async function withinBarrier<T>(host: PointHost, step: Promise<T>): Promise<T> {
-  const timer = new AbortController();
-  try {
-    return await Promise.race([step, timeout(host, timer.signal)]);
-  } finally {
-    timer.abort();
-  }
-}
-
-async function timeout(host: PointHost, signal: AbortSignal): Promise<never> {
-  await host.ports.clock.sleep(BARRIER_TIMEOUT_MS, signal);
-  throw new TidemarkError("BARRIER_TIMEOUT", {
-    message: `writes under way did not end within ${BARRIER_TIMEOUT_MS / 1000} s; no copy was started`,
-    hint: "look for a slow or stalled device among the volumes (`tidemark status`), then try again",
+function withinBarrier<T>(host: PointHost, step: Promise<T>): Promise<T> {
+  return within(host.ports.clock, BARRIER_TIMEOUT_MS, step, () => {
+    const seconds = BARRIER_TIMEOUT_MS / 1000;
+    return new TidemarkError("BARRIER_TIMEOUT", {
+      message: `writes under way did not end within ${seconds} s; no copy was started`,
+      hint: "look for a slow or stalled device among the volumes (`tidemark status`), then try again",
+    });
   });
 }
 

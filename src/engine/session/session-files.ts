@@ -156,7 +156,8 @@ export class SessionFiles {
     this.#logFile = this.#next.name;
     this.#mapFile = undefined;
     this.#next = undefined;
-    void old.close();
+    // The old generation's records no longer count, so it does not matter whether its log can be closed in order.
+    old.close().catch(() => undefined);
   }
 
   /** The point was not fired. */

@@ -5,11 +5,12 @@
  * the instant is point.ts, the copying is copier.ts.
  */
 import { TidemarkError } from "../../base/errors.ts";
-import { SESSIONS_MAX, SESSIONS_PER_VOLUME_MAX } from "../../base/limits.ts";
+import { BARRIER_TIMEOUT_MS, SESSIONS_MAX, SESSIONS_PER_VOLUME_MAX } from "../../base/limits.ts";
 import { granuleCountOf } from "../../base/units.ts";
 import type { CopyPlan, EngineEvent, SessionStatus, StartRequest } from "../engine-api.ts";
 import type { PagedBitmap } from "../map/paged-bitmap.ts";
 import type { EnginePorts } from "../ports.ts";
+import { within } from "../sync/deadline.ts";
 import { Mutex } from "../sync/mutex.ts";
 import type { VolumeSet } from "../volume/volume-set.ts";
 import { Copier } from "./copier.ts";
@@ -301,27 +302,70 @@ export class SessionSet {
     );
   }
 
-  /** Durably over first, then out of the write paths, then the files go. */
+  /**
+   * Nothing of it is under way first: a late piece must not land on what a host writes afterwards. Then durably over, then
+   * out of the write paths, then the files go. BARRIER_TIMEOUT when a device does not answer; the session then goes on.
+   */
   async #end(
     session: CopySession,
     phase: "completed" | "cancelled",
   ): Promise<{ session: SessionStatus; destinationUsable: boolean }> {
-    if (session.pending.count === 0) await session.commitAll();
-    const failed = session.state === "failed";
-    const destinationUsable = !failed && !session.unfinished;
-    const status = session.status({ phase, atMs: this.#ports.clock.nowMs() });
-    await session.durable.run(() => session.files.end(session.record()));
-    session.state = "ended";
-    detach(session.sourceVolume.leaving, session);
-    detach(session.destinationVolume.entering, session);
-    this.#sessions.delete(session.id);
-    this.#toldMs.delete(session.id);
-    session.releaseEpochs();
-    this.#emit({ type: "session.ended", session: status, destinationUsable });
-    await this.#copier.stop(session);
-    await session.durable.run(() => session.files.remove());
-    session.dispose();
-    return { session: status, destinationUsable };
+    const release = await this.#standStill(session);
+    try {
+      const failed = session.state === "failed";
+      const destinationUsable = !failed && !session.unfinished;
+      const status = session.status({ phase, atMs: this.#ports.clock.nowMs() });
+      await session.durable.run(() => session.files.end(session.record()));
+      session.state = "ended";
+      detach(session.sourceVolume.leaving, session);
+      detach(session.destinationVolume.entering, session);
+      this.#sessions.delete(session.id);
+      this.#toldMs.delete(session.id);
+      session.releaseEpochs();
+      this.#emit({ type: "session.ended", session: status, destinationUsable });
+      release();
+      await session.durable.run(() => session.files.remove());
+      session.dispose();
+      return { session: status, destinationUsable };
+    } catch (error) {
+      if (session.state !== "ended") {
+        release();
+        this.#goOn(session);
+      }
+      throw error;
+    }
+  }
+
+  /** No piece of the session is under way, and none begins, until the returned function is called. */
+  async #standStill(session: CopySession): Promise<() => void> {
+    const standing = this.#copier.stop(session).then(async () => {
+      if (session.pending.count === 0) await session.commitAll();
+      const handle = await session.lock.acquire(0, session.granuleCount);
+      return () => session.lock.release(handle);
+    });
+    try {
+      return await within(this.#ports.clock, BARRIER_TIMEOUT_MS, standing, () => {
+        const { id, sourceVolume, destinationVolume } = session;
+        return new TidemarkError("BARRIER_TIMEOUT", {
+          message: `copy ${id} cannot end: ${sourceVolume.name} or ${destinationVolume.name} does not answer`,
+          hint: "look for a stalled device (`tidemark status`), then try again",
+        });
+      });
+    } catch (error) {
+      void standing.then(
+        (release) => {
+          release();
+          this.#goOn(session);
+        },
+        () => this.#goOn(session),
+      );
+      throw error;
+    }
+  }
+
+  /** Copying goes on after an end that did not come about. */
+  #goOn(session: CopySession): void {
+    if (!this.#stopping && session.state === "live" && session.unfinished) this.#copier.start(session);
   }
 
   #progressed(session: CopySession): void {

@@ -109,7 +109,7 @@ export class CopySession {
     if (record.state === "failed") this.state = "failed";
     this.pending = options.pending;
     this.uncommitted = new PagedBitmap(options.ports.core, this.granuleCount, "empty");
-    this.commits = new CommitQueue((runs) => this.durable.run(() => this.#commitRound(runs)));
+    this.commits = new CommitQueue((runs) => this.#commitRound(runs));
     this.startProgress();
   }
 
@@ -149,11 +149,13 @@ export class CopySession {
 
   /** True when a host write to these granules, on either side, must wait for a copy or its record. */
   blocksWrite(run: GranuleRun): boolean {
+    if (this.state === "ended") return false;
     return this.pending.anySet(run.first, run.count) || this.uncommitted.anySet(run.first, run.count);
   }
 
   /** True when the destination does not have all of these granules yet. */
   lacks(run: GranuleRun): boolean {
+    if (this.state === "ended") return false;
     return this.pending.anySet(run.first, run.count);
   }
 
@@ -184,6 +186,7 @@ export class CopySession {
   async #copyLocked(run: GranuleRun): Promise<void> {
     const handle = await this.lock.acquire(run.first, run.count);
     try {
+      if (this.state !== "live") return; // it may have ended or failed meanwhile
       const { generation } = this;
       for (const part of this.pendingRuns(run)) {
         const source = this.#device(this.sourceVolume);
@@ -235,15 +238,19 @@ export class CopySession {
     this.#owner.changed(this);
   }
 
+  /** The sync goes without `durable`: a destination that stalls must not hold up who manages the session. */
   async #commitRound(runs: readonly GranuleRun[]): Promise<void> {
-    if (this.state !== "live") return;
     const { generation } = this;
-    await this.#device(this.destinationVolume).flush();
-    if (generation !== this.generation) return;
-    await this.files.appendCopied(generation, runs);
-    if (generation !== this.generation || this.state !== "live") return;
-    for (const run of runs) this.uncommitted.clearRange(run.first, run.count);
-    if (!this.unfinished) this.#owner.copied(this);
+    const over = () => this.state !== "live" || generation !== this.generation;
+    if (over()) return;
+    await this.destinationVolume.flush();
+    await this.durable.run(async () => {
+      if (over()) return;
+      await this.files.appendCopied(generation, runs);
+      if (over()) return;
+      for (const run of runs) this.uncommitted.clearRange(run.first, run.count);
+    });
+    if (!over() && !this.unfinished) this.#owner.copied(this);
   }
 
   /** Resolves when everything copied so far is durable, or the session has failed. */
