@@ -186,10 +186,13 @@ export class Copier {
 
 /** The next runs after the cursor, wrapping around once. */
 function chooseRuns(session: CopySession, work: Work): GranuleRun[] {
-  const runs = runsFrom(session, work.cursor, work.spanBytes);
+  // What the source itself still lacks is brought in for the whole job, whatever is done of it then.
+  const cascade = session.sourceVolume.entering.some((upstream) => upstream.unfinished);
+  const spanBytes = cascade ? COPY_JOB_BYTES_MAX : work.spanBytes;
+  const runs = runsFrom(session, work.cursor, spanBytes);
   if (runs.length > 0 || work.cursor === 0) return runs;
   work.cursor = 0;
-  return runsFrom(session, 0, work.spanBytes);
+  return runsFrom(session, 0, spanBytes);
 }
 
 function runsFrom(session: CopySession, from: number, spanBytes: number): GranuleRun[] {

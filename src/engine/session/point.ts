@@ -142,7 +142,10 @@ async function prepare(host: PointHost, member: PointMember): Promise<Prepared> 
   }
   const existing = planStart(host.views(), member).existing?.session;
   if (existing) {
-    await existing.durable.run(async () => undefined); // a checkpoint under way would lengthen the barrier
+    await withinBarrier(
+      host,
+      existing.durable.run(async () => undefined), // a checkpoint under way would lengthen the barrier
+    );
     const logFile = await existing.files.prepareGeneration();
     return { member, source, destination, files: existing.files, isNew: false, logFile };
   }
