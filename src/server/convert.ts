@@ -85,7 +85,7 @@ const EXPLANATIONS = {
 /** Percentage rounded down; 100 only when `part` is all of `whole`. */
 function percent(part: number, whole: number): number {
   if (whole === 0 || part >= whole) return 100;
-  return Math.min(99, Math.floor((part / whole) * 100));
+  return Math.floor((part * 100) / whole); // in this order: 58 of 100 is 58, not 57.999
 }
 
 export function toCopy(session: SessionStatus): copy.Copy {
