@@ -159,6 +159,21 @@ test("[T] a region with a write in flight is not evicted; its bits are read only
   t.deepEqual([...replay.hotRegions], [2]);
 });
 
+test("[T] of two regions the one with a write in flight stays, though it was used longer ago", async (t) => {
+  const { files, options, log, mark, read } = await setUp(2);
+  await becomeHot(log, 1);
+  log.enter(1, 1);
+  mark(1, 1);
+  await becomeHot(log, 2);
+  await becomeHot(log, 3);
+  t.deepEqual(read, [2]);
+  t.true(log.isHot(1, 1) && log.isHot(3, 3));
+  mark(1, 2); // by the write in flight
+  log.leave(1, 1);
+  const replay = await crashAndReplay(files, options);
+  t.deepEqual([...replay.hotRegions], [1, 3]);
+});
+
 test("[T] a region takes no write between the reading of its bits and the end of its eviction", async (t) => {
   const { files, options, log, mark, read } = await setUp(1);
   await becomeHot(log, 1);

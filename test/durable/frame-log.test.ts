@@ -216,3 +216,27 @@ test("a frame repeated or left out breaks the chain", async (t) => {
     t.deepEqual(await replayed(files), upTo(good));
   }
 });
+
+test("a stale frame with the right number, from an earlier log of the same name, breaks the chain", async (t) => {
+  const images: Uint8Array[] = [];
+  const ends = [LOG_HEADER_BYTES];
+  for (const base of [10, 20]) {
+    const files = memoryStateFiles();
+    const log = await create(files);
+    for (const number of upTo(3)) {
+      await log.append(payloadOf(base + number, 30));
+      if (base === 10) ends.push(log.sizeBytes);
+    }
+    images.push(files.contents(PATH));
+  }
+  const [now, before] = images as [Uint8Array, Uint8Array];
+  t.deepEqual(now.subarray(0, LOG_HEADER_BYTES), before.subarray(0, LOG_HEADER_BYTES));
+  for (let index = 0; index < 3; index++) {
+    const mixed = now.slice();
+    mixed.set(before.subarray(ends[index] as number, ends[index + 1]), ends[index] as number);
+    const files = memoryStateFiles();
+    files.damage(PATH, mixed);
+    // The first frame follows the header, which is the same: there the second one no longer fits.
+    t.deepEqual(await replayed(files), index === 0 ? [21] : upTo(index).map((number) => 10 + number));
+  }
+});
