@@ -33,9 +33,12 @@ export const DEVICE_OPERATIONS_MAX = 8;
 export const DEVICE_QUEUE_MAX = 16_384;
 /** Device: larger requests leave the caller's thread even when they are cached (256 KiB take about 30 us inline). */
 export const DEVICE_INLINE_BYTES_MAX = 256 * KiB;
-/** Device: two writes longer than this (or one longer than the next) make it slow; then nothing is written inline ... */
-export const DEVICE_SLOW_MS = 20;
-export const DEVICE_STALLED_MS = 100;
+/**
+ * Device: two writes longer than the first (a busy machine's scheduler takes about half of that) or one longer than the
+ * second (the kernel's longest pause for a writer) make it slow; then nothing is written inline ...
+ */
+export const DEVICE_SLOW_MS = 50;
+export const DEVICE_STALLED_MS = 200;
 /** ... for this long, doubled at each further slow write up to the maximum. */
 export const DEVICE_SLOW_PAUSE_MS = 1000;
 export const DEVICE_SLOW_PAUSE_MS_MAX = 60_000;

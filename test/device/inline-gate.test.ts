@@ -19,14 +19,14 @@ function gateAt() {
 test("quick writes, and one slow one, leave the gate open", (t) => {
   const { write } = gateAt();
   for (let index = 0; index < 100; index++) t.true(write(1));
-  t.true(write(50));
+  t.true(write(150));
   t.true(write(1));
 });
 
 test("two slow writes close it for a second", (t) => {
   const { time, write } = gateAt();
-  t.true(write(30));
-  t.true(write(30));
+  t.true(write(80));
+  t.true(write(80));
   t.false(write(1));
   time.ms += 999;
   t.false(write(1));
@@ -41,7 +41,7 @@ test("one stall closes it, for twice as long each time it comes again, and not f
     time.ms += pauseMs - 1;
     t.false(write(1), `closed for ${pauseMs} ms`);
     time.ms += 1;
-    t.true(write(30));
+    t.true(write(80));
   }
 });
 
@@ -61,14 +61,14 @@ test("it is closed while an asynchronous operation is overdue, and remembers slo
   const { time, gate, write } = gateAt();
   const flush = gate.asyncBegan();
   t.true(write(1));
-  time.ms += 150;
-  const transfer = gate.asyncBegan();
+  time.ms += 250;
+  const slowWrite = gate.asyncBegan();
   t.false(write(1));
   gate.asyncEnded(flush, "other");
   t.true(write(1), "a slow flush is not held against the device");
-  time.ms += 150;
-  gate.asyncEnded(transfer, "transfer");
-  t.false(write(1), "a slow transfer is");
+  time.ms += 250;
+  gate.asyncEnded(slowWrite, "write");
+  t.false(write(1), "a slow write is");
   time.ms += 1000;
   t.true(write(1));
 });

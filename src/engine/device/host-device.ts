@@ -129,7 +129,7 @@ export class HostDevice implements BlockDevice {
 
   read(offsetBytes: number, into: Uint8Array): Promise<void> {
     assertRange(this.#sizeBytes, offsetBytes, into.length);
-    return this.#run(() => this.#readFully(offsetBytes, into), "transfer");
+    return this.#run(() => this.#readFully(offsetBytes, into));
   }
 
   async #readFully(offsetBytes: number, into: Uint8Array): Promise<void> {
@@ -147,7 +147,7 @@ export class HostDevice implements BlockDevice {
     return this.#run(async () => {
       this.#assertWritable();
       await this.#writeFully(offsetBytes, from);
-    }, "transfer");
+    }, "write");
   }
 
   async #writeFully(offsetBytes: number, from: Uint8Array): Promise<void> {
@@ -317,7 +317,7 @@ export class HostDevice implements BlockDevice {
     return this.#closing;
   }
 
-  #run<T>(operation: () => Promise<T>, kind: "transfer" | "other" = "other"): Promise<T> {
+  #run<T>(operation: () => Promise<T>, kind: "write" | "other" = "other"): Promise<T> {
     return this.#queue.run(async () => {
       this.#assertUsable();
       const token = this.#gate.asyncBegan();

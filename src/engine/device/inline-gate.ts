@@ -3,9 +3,9 @@
  *
  * Role: memory of slowness, so that a stalling device holds the thread once, not again and again. The gate closes
  *   - while an asynchronous operation has been under way for longer than DEVICE_STALLED_MS;
- *   - after one read or write that took longer than DEVICE_STALLED_MS, or two inline writes longer than DEVICE_SLOW_MS
- *     within DEVICE_SLOW_PAUSE_MS (one alone may be the scheduler's doing): for that pause, doubled when it happens again
- *     soon after. A flush may take its time: it closes the gate only while it is under way.
+ *   - after one write that took longer than DEVICE_STALLED_MS, or two inline writes longer than DEVICE_SLOW_MS within
+ *     DEVICE_SLOW_PAUSE_MS (one alone may be the scheduler's doing): for that pause, doubled when it happens again soon
+ *     after. A flush or a cold read may take its time: it closes the gate only while it is under way.
  */
 import {
   DEVICE_SLOW_MS,
@@ -54,8 +54,8 @@ export class InlineGate {
     return token;
   }
 
-  /** `transfer`: a read or write, which is remembered when it was slow. */
-  asyncEnded(token: number, kind: "transfer" | "other"): void {
+  /** Only a slow write is remembered. */
+  asyncEnded(token: number, kind: "write" | "other"): void {
     const startedMs = this.#underWay.get(token);
     this.#underWay.delete(token);
     if (startedMs === undefined || kind === "other") return;
