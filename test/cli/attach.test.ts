@@ -6,10 +6,13 @@ import { join } from "node:path";
 import anyTest, { type ExecutionContext, type TestFn } from "ava";
 import { nbdClientArguments } from "../../src/client/attach/kernel-nbd.ts";
 import { identify, isAlive } from "../../src/client/attach/process.ts";
-import { missingTools, RealBox } from "./real-box.ts";
+import { needPath, needTools } from "../support/tools.ts";
+import { needRoot } from "./need-root.ts";
+import { RealBox } from "./real-box.ts";
 
 const test = anyTest as TestFn<{ box: RealBox }>;
 const MiB = 1024 * 1024;
+const DEVICES = ["/dev/fuse", "/dev/loop-control"];
 const TOOLS = ["nbdfuse", "fusermount3", "losetup", "mkfs.ext4", "e2fsck", "mount", "umount"];
 
 test.beforeEach(async (t) => {
@@ -25,13 +28,9 @@ test.afterEach.always(async (t) => {
   await box.close();
 });
 
+/** True, and said, when this machine cannot attach anything. */
 function skipped(t: ExecutionContext): boolean {
-  const missing = missingTools(TOOLS, ["/dev/fuse", "/dev/loop-control"]);
-  if (process.getuid?.() !== 0) missing.push("root");
-  if (missing.length === 0) return false;
-  t.log(`skipped: ${missing.join(", ")} is missing`);
-  t.pass();
-  return true;
+  return !(needRoot(t) && needTools(t, TOOLS) && DEVICES.every((path) => needPath(t, path, "attach needs it")));
 }
 
 function must(t: ExecutionContext, command: string, ...args: string[]): string {
@@ -218,11 +217,6 @@ test.serial("attaching what is not there, and detaching what is not attached", a
 });
 
 test.serial("a missing tool is named with its package", async (t) => {
-  if (process.getuid?.() !== 0) {
-    t.log("skipped: root is missing");
-    t.pass();
-    return;
-  }
   const { needTool } = await import("../../src/client/attach/process.ts");
   const error = t.throws(() => needTool("no-such-tool"));
   t.like(error, {

@@ -5,7 +5,9 @@ import { once } from "node:events";
 import { existsSync, mkdirSync, readFileSync, truncateSync, writeFileSync } from "node:fs";
 import { setTimeout as sleep } from "node:timers/promises";
 import anyTest, { type ExecutionContext, type TestFn } from "ava";
-import { missingTools, RealBox } from "./real-box.ts";
+import { needPath, needTools } from "../support/tools.ts";
+import { needRoot } from "./need-root.ts";
+import { RealBox } from "./real-box.ts";
 
 const test = anyTest as TestFn<{ box: RealBox }>;
 const MiB = 1024 * 1024;
@@ -241,12 +243,7 @@ test("options may stand before the command and after its operands", async (t) =>
 });
 
 test("partition list shows what a partition table holds", async (t) => {
-  const missing = missingTools(["sfdisk"]);
-  if (missing.length > 0) {
-    t.log(`skipped: ${missing.join(", ")} is missing`);
-    t.pass();
-    return;
-  }
+  if (!needTools(t, ["sfdisk"])) return;
   const { box } = t.context;
   const path = box.path("parted.img");
   writeFileSync(path, "");
@@ -278,13 +275,8 @@ async function filteredSource(
   label: string,
   filter: readonly string[],
 ): Promise<boolean> {
-  const missing = missingTools(["nbdkit", "nbdfuse", "fusermount3"], ["/dev/fuse"]);
-  if (process.getuid?.() !== 0) missing.push("root");
-  if (missing.length > 0) {
-    t.log(`skipped: ${missing.join(", ")} is missing`);
-    t.pass();
-    return false;
-  }
+  const able = needRoot(t) && needTools(t, ["nbdkit", "nbdfuse", "fusermount3"]);
+  if (!able || !needPath(t, "/dev/fuse", "a file over NBD needs it")) return false;
   const socket = box.path(`${label}.sock`);
   const mount = box.path(label);
   mkdirSync(mount);

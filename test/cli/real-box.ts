@@ -1,7 +1,7 @@
 /** A real daemon, started with `tidemark serve` in a directory of its own. */
 import { type ChildProcess, spawn } from "node:child_process";
 import { once } from "node:events";
-import { accessSync, constants, mkdtempSync, rmSync } from "node:fs";
+import { mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { createInterface } from "node:readline";
@@ -43,7 +43,8 @@ export class RealBox {
       this.address = address;
       return;
     }
-    throw new Error(`the daemon did not start: ${this.#log}`);
+    if (child.exitCode === null && child.signalCode === null) await once(child, "close");
+    throw new Error(`the daemon did not start (${child.exitCode ?? child.signalCode}): ${this.#log}`);
   }
 
   path(name: string): string {
@@ -89,19 +90,4 @@ export class RealBox {
   #environment(options: RunOptions): Record<string, string> {
     return { TIDEMARK_ADDRESS: this.address, TIDEMARK_RUNTIME_DIR: join(this.directory, "runtime"), ...options.env };
   }
-}
-
-/** Tools that are missing here; tests that need them say so and pass (the runner counts them as skipped). */
-export function missingTools(tools: readonly string[], devices: readonly string[] = []): string[] {
-  const directories = [...(process.env["PATH"] ?? "").split(":"), "/usr/sbin", "/sbin"];
-  const found = (path: string, mode: number) => {
-    try {
-      accessSync(path, mode);
-      return true;
-    } catch {
-      return false;
-    }
-  };
-  const absent = tools.filter((tool) => !directories.some((directory) => found(join(directory, tool), constants.X_OK)));
-  return [...absent, ...devices.filter((path) => !found(path, constants.R_OK | constants.W_OK))];
 }
