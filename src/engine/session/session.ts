@@ -180,6 +180,7 @@ export class CopySession {
     throw new TidemarkError("MEDIUM_ERROR", {
       message: `copy ${this.id} failed: ${this.failure?.message ?? "unknown cause"}`,
       hint: `start copy ${this.id} again or cancel it`,
+      metadata: { copy: this.id, cause: this.failure?.cause ?? "OTHER" },
     });
   }
 
@@ -466,8 +467,9 @@ export class CopySession {
   }
 }
 
+/** A bad sector is one of the source, also when it is met through the copy that owes the source its content. */
 function failureOf(error: TidemarkError): CopyFailure {
   if (error.code === "NO_SPACE") return "OVERFLOW";
-  if (error.code === "MEDIUM_ERROR" && error.detail.metadata?.["side"] !== "destination") return "BAD_SECTOR";
-  return "OTHER";
+  const { side, cause } = error.detail.metadata ?? {};
+  return error.code === "MEDIUM_ERROR" && (side === "source" || cause === "BAD_SECTOR") ? "BAD_SECTOR" : "OTHER";
 }
