@@ -34,7 +34,8 @@ export async function recover(options: {
   const { ports, volumes, emit, specs } = options;
   const { files } = ports;
   for (const directory of [VOLUMES_DIRECTORY, SESSIONS_DIRECTORY]) await files.makeDirectory(directory);
-  await files.syncDirectory("");
+  // What is found after a kill need not be durable yet (data-safety 1.10 rule 3).
+  for (const directory of ["", VOLUMES_DIRECTORY, SESSIONS_DIRECTORY]) await files.syncDirectory(directory);
   const trouble = (what: string, error: unknown) => {
     const { detail } = asTidemarkError(error);
     emit({ type: "engine.trouble", message: `${what}: ${detail.message}${detail.hint ? ` (${detail.hint})` : ""}` });

@@ -1,6 +1,7 @@
 /** All volumes of the engine: opening, closing, tracking, status. */
 import { TidemarkError, toErrorRecord } from "../../base/errors.ts";
 import { VOLUME_SIZE_BYTES_MAX, VOLUMES_MAX } from "../../base/limits.ts";
+import type { BlockDevice } from "../../base/ports.ts";
 import { granuleCountOf, SECTOR_SIZE_BYTES } from "../../base/units.ts";
 import type { EngineEvent, VolumeFacts, VolumeSpec, VolumeStatus } from "../engine-api.ts";
 import type { EnginePorts } from "../ports.ts";
@@ -62,7 +63,7 @@ export class VolumeSet {
     const volume = this.#newVolume(spec);
     await this.#open(volume, spec);
     this.#entries.set(spec.uid, { volume, spec, tracking: undefined });
-    return this.#facts(volume);
+    return factsOf(volume, volume.requireDevice());
   }
 
   #newVolume(spec: VolumeSpec): Volume {
@@ -126,7 +127,7 @@ export class VolumeSet {
     if (sizeBytes !== 0) await device.resize(sizeBytes);
     else await this.#reopen(volume, spec);
     volume.chain.resize(volume.granuleCount);
-    return this.#facts(volume);
+    return factsOf(volume, volume.requireDevice());
   }
 
   /** Takes over the size that the backing has now. */
@@ -146,7 +147,7 @@ export class VolumeSet {
       uid,
       online: volume.online,
       failure: volume.failure,
-      facts: volume.device ? this.#facts(volume) : undefined,
+      facts: volume.device && factsOf(volume, volume.device),
       epochs: volume.chain.epochs.map((epoch, index, all) => ({
         id: epoch.id,
         beginMs: epoch.beginMs,
@@ -160,18 +161,6 @@ export class VolumeSet {
 
   statuses(): VolumeStatus[] {
     return [...this.#entries.keys()].map((uid) => this.status(uid));
-  }
-
-  #facts(volume: Volume): VolumeFacts {
-    const device = volume.requireDevice();
-    return {
-      uid: volume.uid,
-      path: volume.path,
-      backing: device.kind === "block" ? "block" : "file",
-      sizeBytes: device.sizeBytes,
-      readOnly: device.readOnly,
-      cloneRange: device.capabilities.cloneDomain !== undefined,
-    };
   }
 
   // --- tracking ------------------------------------------------------------------------------------------------------
@@ -222,6 +211,18 @@ export class VolumeSet {
     }
     this.#entries.clear();
   }
+}
+
+/** Also of a device that has failed: what it is does not change. */
+function factsOf(volume: Volume, device: BlockDevice): VolumeFacts {
+  return {
+    uid: volume.uid,
+    path: volume.path,
+    backing: device.kind === "block" ? "block" : "file",
+    sizeBytes: device.sizeBytes,
+    readOnly: device.readOnly,
+    cloneRange: device.capabilities.cloneDomain !== undefined,
+  };
 }
 
 function requireIdle(volume: Volume, verb: string): void {

@@ -164,7 +164,7 @@ export class VolumeTracking {
           bits: new Uint8Array(Buffer.from(bits, "base64")),
         }));
         for (const { region, bits } of hotBits) setRegionBits(open, region, bits);
-        void this.activity.point({ sealedEpoch: open.id, openedEpoch: seal.openedEpoch, hotBits });
+        this.#notePoint({ sealedEpoch: open.id, openedEpoch: seal.openedEpoch, hotBits });
         open = epochOf(epochs, seal.openedEpoch, this.#volume);
         this.#openEpoch = seal.openedEpoch;
       }
@@ -190,12 +190,16 @@ export class VolumeTracking {
     const sealedEpoch = this.#openEpoch;
     const openedEpoch = chain.seal(nowMs);
     this.#openEpoch = openedEpoch;
-    // The points log repeats it, durably; `settle` finds out if it could not be stored here.
-    this.activity.point({ sealedEpoch, openedEpoch, hotBits }).catch(() => {
-      this.#unloggedMarks = true;
-    });
+    this.#notePoint({ sealedEpoch, openedEpoch, hotBits });
     const encoded = hotBits.map(({ region, bits }) => ({ region, bits: Buffer.from(bits).toString("base64") }));
     return { uid, sealedEpoch, openedEpoch, beginMs: nowMs, hotBits: encoded };
+  }
+
+  /** The points log says the same, durably; what could not be stored here makes `settle` write a checkpoint. */
+  #notePoint(point: Parameters<ActivityLog["point"]>[0]): void {
+    this.activity.point(point).catch(() => {
+      this.#unloggedMarks = true;
+    });
   }
 
   /** Marks were set that are only in the points log. */
