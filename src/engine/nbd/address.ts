@@ -5,8 +5,9 @@
  * removed, one that a living server answers on is not.
  * Specification: doc/uri.md of the NBD project.
  */
-import { chmodSync, lstatSync, unlinkSync } from "node:fs";
+import { chmodSync, existsSync, lstatSync, unlinkSync } from "node:fs";
 import { type AddressInfo, connect, type Server } from "node:net";
+import { dirname } from "node:path";
 import { TidemarkError } from "../../base/errors.ts";
 
 export type Address =
@@ -63,7 +64,7 @@ function encodePath(path: string): string {
 
 /**
  * Starts listening; returns the address in use. PATH_HELD: another server answers there. PATH_EXISTS: the path is not a
- * socket. PERMISSION_DENIED, INVALID_ARGUMENT: the system refuses the address.
+ * socket. PATH_NOT_FOUND: its directory does not exist. PERMISSION_DENIED, INVALID_ARGUMENT: the system refuses it.
  */
 export async function bind(server: Server, address: Address): Promise<Address> {
   for (let attempt = 1; ; attempt++) {
@@ -133,12 +134,20 @@ function bindError(cause: unknown, address: Address): TidemarkError {
       { cause },
     );
   }
+  // Node reports EACCES for a directory that does not exist, too.
+  if (address.kind === "unix" && !existsSync(dirname(address.path))) {
+    return new TidemarkError(
+      "PATH_NOT_FOUND",
+      { message: `the directory of ${where} does not exist`, hint: "Create the directory first." },
+      { cause },
+    );
+  }
   const denied = code === "EACCES" || code === "EPERM";
   return new TidemarkError(
     denied ? "PERMISSION_DENIED" : "INVALID_ARGUMENT",
     {
       message: `cannot listen on ${where}: ${cause instanceof Error ? cause.message : String(cause)}`,
-      hint: denied ? "Choose an address this user may use." : "Check that the host or directory exists.",
+      hint: denied ? "Choose an address this user may use." : "Check that the host is one of this machine.",
     },
     { cause },
   );

@@ -42,7 +42,8 @@ export class NbdServer {
 
   /**
    * Listens on `unix:PATH` (mode 0660) or `HOST:PORT`; may be called for several addresses. Returns the URI of the
-   * server without export name. Errors: INVALID_ARGUMENT, PATH_HELD, PATH_EXISTS, PERMISSION_DENIED, STOPPING.
+   * server without export name. Errors: INVALID_ARGUMENT, PATH_HELD, PATH_EXISTS, PATH_NOT_FOUND, PERMISSION_DENIED,
+   * STOPPING.
    */
   async listen(address: string): Promise<string> {
     const parsed = parseAddress(address);
