@@ -19,11 +19,8 @@ const RWF_NOWAIT = 0x08;
 const LOCK_EX_NB = 0x06;
 const SYNC_FILE_RANGE_WRITE = 0x02;
 const FICLONERANGE = 0x4020940d;
-const BLKROGET = 0x125e;
-const BLKSSZGET = 0x1268;
 const BLKGETSIZE64 = 0x80081272;
 const BLKDISCARD = 0x1277;
-const BLKZEROOUT = 0x127f;
 
 type Callback = (error: unknown, result: number | bigint) => void;
 interface Function_ {
@@ -62,12 +59,7 @@ export interface NativeCalls {
   cloneProbeAsync(fd: number): Promise<number>;
   /** Bytes of a block device. */
   blockSize(fd: number): number;
-  blockSectorSize(fd: number): number;
-  /** 1 when the kernel marks the block device read-only. */
-  blockReadOnly(fd: number): number;
   blockDiscardAsync(fd: number, offsetBytes: number, lengthBytes: number): Promise<number>;
-  /** Zeros a range of a block device, by the device itself if it can. */
-  blockZeroAsync(fd: number, offsetBytes: number, lengthBytes: number): Promise<number>;
 }
 
 function loadKoffi(): Koffi | undefined {
@@ -113,11 +105,6 @@ function bind(koffi: Koffi): NativeCalls {
   };
   const scratch = new BigUint64Array(4);
   const scratchAddress = addressOf(new Uint8Array(scratch.buffer));
-  const query = (fd: number, request: number): number => {
-    scratch[0] = 0n;
-    const value = result(ioctl(fd, request, scratchAddress));
-    return value < 0 ? value : Number(scratch[0]);
-  };
   const onArguments = (fd: number, request: number, values: readonly bigint[]): Promise<number> => {
     const block = new BigUint64Array(values);
     // The last use of `block` keeps it alive until the call has ended.
@@ -149,13 +136,12 @@ function bind(koffi: Koffi): NativeCalls {
       result(syncFileRange(fd, offsetBytes, lengthBytes, SYNC_FILE_RANGE_WRITE)),
     lockExclusiveAsync: (fd) => later(flock, fd, LOCK_EX_NB),
     cloneProbeAsync: (fd) => onArguments(fd, FICLONERANGE, [BigInt(fd), 0n, 4096n, 0n]),
-    blockSize: (fd) => query(fd, BLKGETSIZE64),
-    blockSectorSize: (fd) => query(fd, BLKSSZGET),
-    blockReadOnly: (fd) => query(fd, BLKROGET),
+    blockSize: (fd) => {
+      const value = result(ioctl(fd, BLKGETSIZE64, scratchAddress));
+      return value < 0 ? value : Number(scratch[0]);
+    },
     blockDiscardAsync: (fd, offsetBytes, lengthBytes) =>
       onArguments(fd, BLKDISCARD, [BigInt(offsetBytes), BigInt(lengthBytes)]),
-    blockZeroAsync: (fd, offsetBytes, lengthBytes) =>
-      onArguments(fd, BLKZEROOUT, [BigInt(offsetBytes), BigInt(lengthBytes)]),
   };
 }
 
