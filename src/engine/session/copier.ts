@@ -35,6 +35,8 @@ interface Work {
   cursor: number;
   spanBytes: number;
   lastCommitMs: number;
+  /** `session.bytesCopied` when the last commit round began. */
+  committedBytes: number;
 }
 
 export class Copier {
@@ -51,6 +53,7 @@ export class Copier {
     if (known) {
       known.cursor = 0;
       known.spanBytes = COPY_JOB_BYTES_MAX;
+      known.committedBytes = 0;
       return;
     }
     const work: Work = {
@@ -60,6 +63,7 @@ export class Copier {
       cursor: 0,
       spanBytes: COPY_JOB_BYTES_MAX,
       lastCommitMs: this.#ports.clock.monotonicMs(),
+      committedBytes: session.bytesCopied,
     };
     this.#work.set(session, work);
     for (let lane = 0; lane < LANES; lane++) work.lanes.push(this.#lane(work));
@@ -171,9 +175,11 @@ export class Copier {
   async #afterJob(work: Work, startedMs: number): Promise<void> {
     const { session } = work;
     const nowMs = this.#ports.clock.monotonicMs();
-    const uncommittedBytes = session.commits.waitingGranules * GRANULE_SIZE_BYTES;
+    // Holes cost nothing to copy again; only what was written counts.
+    const uncommittedBytes = session.bytesCopied - work.committedBytes;
     if (uncommittedBytes >= COMMIT_BYTES || nowMs - work.lastCommitMs >= COMMIT_AFTER_MS) {
       work.lastCommitMs = nowMs;
+      work.committedBytes = session.bytesCopied;
       const round = session.commits.flush();
       if (uncommittedBytes >= UNCOMMITTED_BYTES_MAX) await round;
       else round.catch((error: unknown) => session.fail(error).catch(() => undefined)); // see #lane

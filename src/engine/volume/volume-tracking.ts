@@ -128,6 +128,7 @@ export class VolumeTracking {
         setRegion(last, region);
         last.trust = last.trust === "lost" ? "lost" : "widened";
       }
+      if (record.clean) await superblock.store({ ...record, clean: false });
       const held = epochs.filter((epoch) => epoch.id > 0);
       volume.chain.restore(held, Math.max(record.nextEpoch, last.id + 1));
       return tracking;
