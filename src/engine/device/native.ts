@@ -86,14 +86,7 @@ function bind(koffi: Koffi): NativeCalls {
 
   const addressOf = addressCache(koffi);
   const result = (value: number): number => (value < 0 ? -koffi.errno() : value);
-  const later = (call: Function_, ...values: number[]): Promise<number> =>
-    new Promise((resolve, reject) => {
-      call.async(...values, (error, value) => {
-        const errno = koffi.errno(); // koffi sets it to the worker's for the length of this callback
-        if (error) reject(error);
-        else resolve(Number(value) < 0 ? -errno : Number(value));
-      });
-    });
+  const later = inPool(koffi);
 
   const vector = new Uint32Array(4);
   const vectorAddress = addressOf(new Uint8Array(vector.buffer));
@@ -143,6 +136,18 @@ function bind(koffi: Koffi): NativeCalls {
     blockDiscardAsync: (fd, offsetBytes, lengthBytes) =>
       onArguments(fd, BLKDISCARD, [BigInt(offsetBytes), BigInt(lengthBytes)]),
   };
+}
+
+/** Runs a call in libuv's thread pool; resolves to its result or -errno. */
+function inPool(koffi: Koffi): (call: Function_, ...values: number[]) => Promise<number> {
+  return (call, ...values) =>
+    new Promise((resolve, reject) => {
+      call.async(...values, (error, value) => {
+        const errno = koffi.errno(); // koffi sets it to the pool thread's for the length of this callback
+        if (error) reject(error);
+        else resolve(Number(value) < 0 ? -errno : Number(value));
+      });
+    });
 }
 
 /**
