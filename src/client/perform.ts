@@ -90,7 +90,7 @@ function createContext(globals: GlobalOptions, signal: AbortSignal): { context: 
 }
 
 /** --address or TIDEMARK_ADDRESS (commander reads both), else the box of TIDEMARK_DATA, else the default. */
-function addressOf(globals: GlobalOptions): string {
+export function addressOf(globals: Pick<GlobalOptions, "address">): string {
   const data = process.env["TIDEMARK_DATA"];
   if (globals.address !== undefined) return parseAddress(globals.address);
   return data === undefined || data === "" ? DEFAULT_ADDRESS : parseAddress(`unix:${join(data, "run", "api.sock")}`);

@@ -233,6 +233,19 @@ test("the same request id does a thing once", async (t) => {
   t.like(second, { code: 0, stdout: first.stdout });
 });
 
+test("completion offers the names of this box", async (t) => {
+  const { box } = t.context;
+  const name = await newVolume(box, t, "completed", Buffer.alloc(MiB));
+  const volumes = await box.run(["complete", "--", "volume", "get", ""]);
+  t.true(volumes.stdout.split("\n").includes(`${name}\t${box.path("completed.img")}`));
+  t.regex(
+    (await box.run(["complete", "--", "copy", "start", name, "compl"])).stdout,
+    new RegExp(`^completed\t${name}$`, "m"),
+  );
+  const elsewhere = ["complete", "--", "volume", "get", "--address", "unix:/nonexistent", ""];
+  t.like(await box.run(elsewhere), { code: 0, stderr: "" });
+});
+
 test("options may stand before the command and after its operands", async (t) => {
   const { box } = t.context;
   const first = await box.run(["--json", "volume", "list"]);
