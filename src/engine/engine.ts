@@ -105,10 +105,16 @@ class Engine implements EngineApi {
     const running = this.#running;
     if (!running) return;
     this.#running = undefined;
-    await this.#nbd.close({ graceMs: 2000 });
-    await running.sessions.stop();
-    await running.volumes.close();
-    await running.ports.mover.close();
+    const failures: unknown[] = [];
+    // What cannot be made durable is recovered at the next start; the rest is closed all the same.
+    for (const step of [
+      () => this.#nbd.close({ graceMs: 2000 }),
+      () => running.sessions.stop(),
+      () => running.volumes.close(),
+      () => running.ports.mover.close(),
+    ])
+      await step().catch((error: unknown) => failures.push(error));
+    if (failures.length > 0) throw failures[0];
   }
 
   #parts(): Running {
@@ -199,11 +205,11 @@ class Engine implements EngineApi {
 
   // --- data ----------------------------------------------------------------------------------------------------------
 
-  async read(extent: ExtentRef, offsetBytes: number, lengthBytes: number): Promise<Uint8Array> {
+  async read(extent: ExtentRef, offsetBytes: number, lengthBytes: number, into?: Uint8Array): Promise<Uint8Array> {
     const target = this.#target(extent, "read-only");
     requireRange(extent, offsetBytes, lengthBytes);
     requireChunk(lengthBytes);
-    const bytes = new Uint8Array(lengthBytes);
+    const bytes = into?.length === lengthBytes ? into : new Uint8Array(lengthBytes);
     if (lengthBytes > 0 && !target.tryRead(offsetBytes, bytes)) await target.read(offsetBytes, bytes);
     return bytes;
   }

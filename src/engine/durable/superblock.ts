@@ -6,7 +6,7 @@
  *   1. Sequence number n lies in slot n % 2, so the slot that counts is never written to.
  *   2. A slot is valid only when its checksum over the whole slot, its kind and its owner are right.
  *   3. `value` is what is durable; it is replaced only after the sync.
- *   4. After a failed write or sync the superblock takes no more values.
+ *   4. After a failed write (but for want of space) or sync the superblock takes no more values.
  * Layout: docs/file-formats.md "Superblock". Source: data-safety 1.8, 1.10 rule 3.
  */
 import { assert } from "../../base/assert.ts";
@@ -15,7 +15,7 @@ import { STATE_OWNER_BYTES_MAX } from "../../base/limits.ts";
 import { crc32c, loadCore } from "../map/core.ts";
 import { encodeJson, getText, getWhole, OWNER_FIELD_BYTES, parseJson, putText, putWhole, viewOf } from "./fields.ts";
 import { replaceFile, syncFound } from "./replace-file.ts";
-import { corruptFile, fileTooNew, type StateFile, type StateFiles } from "./state-files.ts";
+import { corruptFile, fileTooNew, type StateFile, type StateFiles, wasOutOfSpace } from "./state-files.ts";
 
 export type SuperblockKind = "volume" | "session";
 
@@ -164,7 +164,7 @@ export class Superblock<T> {
     return this.#damagedSlot;
   }
 
-  /** Durable on return; calls are done in order. LIMIT_EXCEEDED (nothing changed), METADATA_WRITE_FAILED (final). */
+  /** Durable on return; calls are done in order. LIMIT_EXCEEDED and out of space (METADATA_WRITE_FAILED): nothing changed; otherwise METADATA_WRITE_FAILED is final. */
   store(value: T): Promise<void> {
     const done = this.#last.then(() => this.#store(value));
     this.#last = done.catch(() => undefined);
@@ -186,7 +186,8 @@ export class Superblock<T> {
       await this.#file.write((sequence % 2) * SUPERBLOCK_SLOT_BYTES, slot);
       await this.#file.sync();
     } catch (error) {
-      this.#failure = asTidemarkError(error);
+      // Out of space leaves the slot of the present value whole; the other one is written again then.
+      if (!wasOutOfSpace(error)) this.#failure = asTidemarkError(error);
       throw error;
     }
     this.#sequence = sequence;

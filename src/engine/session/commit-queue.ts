@@ -8,6 +8,7 @@
  *   2. A round takes all runs, then starts the destination's sync: it covers every write of the round.
  *   3. The record is appended after that sync has returned, and synced itself.
  *   4. `flush` joins the next round, never the one under way, whose sync may have started too early.
+ *   5. Runs of a round that failed wait for the next one: they are still not durable.
  */
 import type { GranuleRun } from "./extents.ts";
 
@@ -33,6 +34,7 @@ export class CommitQueue {
   #next: Round | undefined;
   #running: Promise<void> | undefined;
   #granules = 0;
+  #discards = 0;
 
   /** `commit` carries out one round; a rejected round rejects everybody who waits for it. */
   constructor(commit: (runs: readonly GranuleRun[]) => Promise<void>) {
@@ -69,6 +71,7 @@ export class CommitQueue {
   discard(): void {
     this.#runs = [];
     this.#granules = 0;
+    this.#discards++;
   }
 
   async #run(): Promise<void> {
@@ -76,6 +79,8 @@ export class CommitQueue {
     while (this.#next) {
       const round = this.#next;
       const runs = this.#runs;
+      const granules = this.#granules;
+      const discards = this.#discards;
       this.#next = undefined;
       this.#runs = [];
       this.#granules = 0;
@@ -83,6 +88,10 @@ export class CommitQueue {
         if (runs.length > 0) await this.#commit(runs);
         round.resolve();
       } catch (error) {
+        if (discards === this.#discards) {
+          this.#runs = [...runs, ...this.#runs];
+          this.#granules += granules;
+        }
         round.reject(error);
       }
     }

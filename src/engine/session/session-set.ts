@@ -12,6 +12,7 @@ import type { PagedBitmap } from "../map/paged-bitmap.ts";
 import type { EnginePorts } from "../ports.ts";
 import { within } from "../sync/deadline.ts";
 import { Mutex } from "../sync/mutex.ts";
+import type { Volume } from "../volume/volume.ts";
 import type { VolumeSet } from "../volume/volume-set.ts";
 import { Copier } from "./copier.ts";
 import { extentsOverlap } from "./extents.ts";
@@ -22,6 +23,8 @@ import { CopySession } from "./session.ts";
 import { SessionFiles } from "./session-files.ts";
 import type { SessionRecord } from "./session-record.ts";
 
+/** Between attempts at what could not be made durable. */
+const RETRY_AFTER_MS = 5000;
 /** Progress is told at most this often; changes of phase always. */
 const PROGRESS_EVENT_MS = 200;
 
@@ -36,8 +39,11 @@ export class SessionSet {
   readonly #toldMs = new Map<string, number>();
   /** Background work (checkpoints, endings) that `stop` waits for. */
   readonly #background = new Set<Promise<void>>();
+  /** What the points log still has to remember: sessions and volumes whose last point is not in their own files yet. */
+  readonly #unsettled = new Map<CopySession | Volume, number>();
   #pointsSeen = 0;
   #stopping = false;
+  readonly #stopped = new AbortController();
 
   constructor(options: {
     ports: EnginePorts;
@@ -81,13 +87,16 @@ export class SessionSet {
         });
       const sessions = await firePoint(this.#host(), members);
       this.#pointsSeen++;
+      for (const session of sessions)
+        for (const side of [session, session.sourceVolume, session.destinationVolume])
+          this.#unsettled.set(side, this.#pointsSeen);
       const statuses = sessions.map((session) => session.status());
       for (const session of sessions) {
         this.#tell(session);
         if (session.unfinished) this.#copier.start(session);
         else this.#copied(session);
       }
-      this.#inBackground(this.#afterPoint(sessions, this.#pointsSeen));
+      this.#inBackground(this.#afterPoint());
       return statuses;
     });
   }
@@ -211,22 +220,26 @@ export class SessionSet {
   /** Stops copying and makes everything durable. New requests are refused. */
   async stop(): Promise<void> {
     this.#stopping = true;
+    this.#stopped.abort();
     await this.#admin.run(async () => {
       await this.#copier.stopAll();
     });
     while (this.#background.size > 0) await Promise.allSettled([...this.#background]);
     await this.#admin.run(async () => {
-      for (const session of this.#sessions.values()) {
-        if (session.sourceVolume.online && session.destinationVolume.online) await session.commitAll();
-        await session.checkpoint();
+      try {
+        for (const session of this.#sessions.values()) {
+          if (session.sourceVolume.online && session.destinationVolume.online) await session.commitAll();
+          await session.checkpoint();
+        }
+        await this.#volumes.checkpointAll();
+        await this.#points.reset();
+      } finally {
+        for (const session of this.#sessions.values()) {
+          await session.files.close();
+          session.dispose();
+        }
+        this.#sessions.clear();
       }
-      await this.#volumes.checkpointAll();
-      await this.#points.reset();
-      for (const session of this.#sessions.values()) {
-        await session.files.close();
-        session.dispose();
-      }
-      this.#sessions.clear();
     });
   }
 
@@ -277,29 +290,39 @@ export class SessionSet {
     }));
   }
 
-  /** What a point wrote into its record goes to its own files; then the record is no longer needed. */
-  async #afterPoint(sessions: readonly CopySession[], seen: number): Promise<void> {
-    for (const session of sessions) await session.checkpoint();
-    await this.#volumes.settle(sessions.flatMap((session) => [session.sourceVolume, session.destinationVolume]));
+  /** What points wrote into their records goes to the files of sessions and volumes; then the records can go. */
+  async #afterPoint(): Promise<void> {
+    for (const [side, point] of [...this.#unsettled]) {
+      if (side instanceof CopySession) await side.checkpoint();
+      else await this.#volumes.settle([side]);
+      if (this.#unsettled.get(side) === point) this.#unsettled.delete(side);
+    }
     await this.#admin.run(async () => {
-      if (seen === this.#pointsSeen) await this.#points.reset();
+      if (this.#unsettled.size === 0) await this.#points.reset();
     });
   }
 
   #copied(session: CopySession): void {
     this.#tell(session);
-    const { generation } = session;
-    if (session.tracking) {
-      this.#inBackground(session.checkpoint());
-      return;
+    if (session.tracking) this.#inBackground(session.checkpoint());
+    else this.#inBackground(this.#complete(session, session.generation));
+  }
+
+  /** The end of a plain copy; tried again while it cannot be made durable, because nobody asks for it. */
+  async #complete(session: CopySession, generation: number): Promise<void> {
+    const over = () => session.state === "live" && !session.unfinished && !session.tracking;
+    const mine = () => over() && session.generation === generation && this.#sessions.get(session.id) === session;
+    while (mine() && !this.#stopping) {
+      try {
+        await this.#admin.run(async () => {
+          if (mine() && !this.#stopping) await this.#end(session, "completed");
+        });
+        return;
+      } catch (error) {
+        this.#trouble(error);
+        await this.#ports.clock.sleep(RETRY_AFTER_MS, this.#stopped.signal);
+      }
     }
-    this.#inBackground(
-      this.#admin.run(async () => {
-        const over = session.state === "live" && !session.unfinished && !session.tracking;
-        if (over && session.generation === generation && this.#sessions.get(session.id) === session)
-          await this.#end(session, "completed");
-      }),
-    );
   }
 
   /**
@@ -324,7 +347,8 @@ export class SessionSet {
       session.releaseEpochs();
       this.#emit({ type: "session.ended", session: status, destinationUsable });
       release();
-      await session.durable.run(() => session.files.remove());
+      // What cannot be removed now is removed at the next start.
+      await session.durable.run(() => session.files.remove()).catch((error: unknown) => this.#trouble(error));
       session.dispose();
       return { session: status, destinationUsable };
     } catch (error) {
@@ -383,12 +407,14 @@ export class SessionSet {
 
   #inBackground(task: Promise<void>): void {
     const tracked: Promise<void> = task
-      .catch((error: unknown) => {
-        // The points log and the superblocks still hold a state to recover from; say it and go on.
-        this.#emit({ type: "engine.trouble", message: error instanceof Error ? error.message : String(error) });
-      })
+      .catch((error: unknown) => this.#trouble(error))
       .finally(() => this.#background.delete(tracked));
     this.#background.add(tracked);
+  }
+
+  /** The points log and the superblocks still hold a state to recover from; say it and go on. */
+  #trouble(error: unknown): void {
+    this.#emit({ type: "engine.trouble", message: error instanceof Error ? error.message : String(error) });
   }
 }
 
