@@ -50,9 +50,10 @@ export class Connection implements ChannelUser {
     else if (channel.outputBlocked) channel.pause();
   }
 
+  /** Resumes first: what comes next, handshake or transmission, may pause again. */
   onWritable(): void {
+    this.#parts.channel.resume();
     this.onInput();
-    if (!this.#parts.channel.outputBlocked) this.#parts.channel.resume();
   }
 
   onPeerEnd(): void {
