@@ -74,8 +74,13 @@ export class RealBox {
     await this.#end("SIGKILL");
   }
 
-  async close(): Promise<void> {
+  /** Stops the daemon as a service manager does; `serve` starts it again. */
+  async stop(): Promise<void> {
     await this.#end("SIGTERM");
+  }
+
+  async close(): Promise<void> {
+    await this.stop();
     rmSync(this.directory, { recursive: true, force: true });
   }
 

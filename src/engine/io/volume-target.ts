@@ -17,6 +17,7 @@ export class VolumeTarget implements IoTarget {
   readonly #base: number;
 
   constructor(volume: Volume, extent: ExtentRef, access: "read-only" | "writable") {
+    const device = volume.requireDevice();
     if (extent.offsetBytes + extent.lengthBytes > volume.sizeBytes)
       throw new TidemarkError("RANGE_INVALID", {
         message: `${extent.name} ends beyond volume ${volume.name} (${volume.sizeBytes} bytes)`,
@@ -25,7 +26,7 @@ export class VolumeTarget implements IoTarget {
     this.#volume = volume;
     this.#base = extent.offsetBytes;
     this.sizeBytes = extent.lengthBytes;
-    this.readOnly = access === "read-only" || volume.requireDevice().readOnly;
+    this.readOnly = access === "read-only" || device.readOnly;
   }
 
   tryRead(offsetBytes: number, into: Uint8Array): boolean {
