@@ -10,7 +10,7 @@ import { RPC_CHUNK_BYTES } from "../base/limits.ts";
 import type { ByteExtent } from "../base/ports.ts";
 import type { EngineApi, ExtentRef } from "../engine/engine-api.ts";
 import type { Catalog, Target } from "./catalog.ts";
-import { EXTENTS_AT_ONCE, READ_AHEAD_CHUNKS, WRITES_UNDER_WAY } from "./limits.ts";
+import { EXTENTS_AT_ONCE, FREE_CHUNKS_MAX, READ_AHEAD_CHUNKS, WRITES_UNDER_WAY } from "./limits.ts";
 
 export interface ByteRange {
   readonly name: string;
@@ -22,11 +22,15 @@ export interface ByteRange {
 export interface Chunk {
   readonly offsetBytes: number;
   readonly data: Uint8Array;
+  /** To be called, once, when `data` is no longer needed; its memory is used again. Need not be called. */
+  release(): void;
 }
 
 export class Data {
   readonly #engine: EngineApi;
   readonly #catalog: Catalog;
+  /** Memory of chunks that were sent: taking new memory for each costs more than all the rest of a stream. */
+  readonly #free: Uint8Array[] = [];
 
   constructor(engine: EngineApi, catalog: Catalog) {
     this.#engine = engine;
@@ -41,15 +45,21 @@ export class Data {
     let next = range.offsetBytes;
     while (next < end || ahead.length > 0) {
       while (next < end && ahead.length < READ_AHEAD_CHUNKS) {
-        const data = this.#engine.read(extent, next, Math.min(chunkBytes, end - next));
+        const data = this.#engine.read(extent, next, Math.min(chunkBytes, end - next), this.#free.pop());
         // Its failure is thrown when its turn comes; the stream may end before.
         data.catch(() => {});
         ahead.push({ offsetBytes: next, data });
         next += chunkBytes;
       }
       const first = ahead.shift();
-      if (first !== undefined) yield { offsetBytes: first.offsetBytes, data: await first.data };
+      if (first === undefined) continue;
+      const data = await first.data;
+      yield { offsetBytes: first.offsetBytes, data, release: () => this.#release(data) };
     }
+  }
+
+  #release(data: Uint8Array): void {
+    if (data.length === RPC_CHUNK_BYTES && this.#free.length < FREE_CHUNKS_MAX) this.#free.push(data);
   }
 
   /** A writer to one volume or partition. Names as Catalog.target. */

@@ -9,5 +9,7 @@ export const EXTENTS_AT_ONCE = 4096;
 /** Chunks read ahead of a client, and writes under way for it. */
 export const READ_AHEAD_CHUNKS = 4;
 export const WRITES_UNDER_WAY = 4;
+/** Chunks whose memory is kept for the next ones. */
+export const FREE_CHUNKS_MAX = 16;
 /** A watcher looks at a running copy this often. */
 export const WATCH_PROGRESS_MS = 250;

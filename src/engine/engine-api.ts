@@ -189,8 +189,8 @@ export interface EngineApi {
   sessions(): Promise<SessionStatus[]>;
   explain(request: Omit<StartRequest, "id" | "pace">): Promise<CopyPlan>;
 
-  /** At most RPC_CHUNK_BYTES. */
-  read(extent: ExtentRef, offsetBytes: number, lengthBytes: number): Promise<Uint8Array>;
+  /** At most RPC_CHUNK_BYTES. `into`, if it has that length, is taken over and returned filled: streams reuse memory. */
+  read(extent: ExtentRef, offsetBytes: number, lengthBytes: number, into?: Uint8Array): Promise<Uint8Array>;
   write(extent: ExtentRef, offsetBytes: number, data: Uint8Array): Promise<void>;
   flush(volumeUid: string): Promise<void>;
   /**

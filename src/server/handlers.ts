@@ -5,7 +5,7 @@
  * Invariants: nothing thrown reaches the client but through rich-errors.ts; a stream stops producing when its client has
  * gone or its deadline has passed; a call that was cancelled before it began does nothing.
  */
-import { once } from "node:events";
+import type { EventEmitter } from "node:events";
 import {
   type handleServerStreamingCall,
   type handleUnaryCall,
@@ -16,6 +16,9 @@ import type { Recorder } from "../domain/journal.ts";
 import { NO_RECORD } from "../domain/journal.ts";
 import type { RequestIds } from "../domain/request-ids.ts";
 import { toRpcError } from "./rich-errors.ts";
+
+/** What a stream that is full waits for: pitfall 3, a wait for `drain` alone may never end. */
+const ENDING = ["drain", "cancelled", "close", "error"] as const;
 
 export type LogError = (error: unknown) => void;
 
@@ -104,6 +107,17 @@ async function send<Request, Response>(
 ): Promise<void> {
   for await (const message of messages) {
     if (gone.aborted) return;
-    if (!call.write(message)) await once(call, "drain", { signal: gone });
+    if (!call.write(message)) await drained(call);
   }
+}
+
+/** Resolves when the stream takes more, or takes no more at all. */
+function drained(call: EventEmitter): Promise<void> {
+  return new Promise((resolve) => {
+    const end = () => {
+      for (const event of ENDING) call.off(event, end);
+      resolve();
+    };
+    for (const event of ENDING) call.on(event, end);
+  });
 }

@@ -6,7 +6,7 @@
  *   1. At most ENGINE_CALLS_MAX calls are unanswered; more are refused with LIMIT_EXCEEDED.
  *   2. Every call settles: when the thread ends, all pending ones reject (STOPPING when it was stopped, else INTERNAL).
  *   3. Calls reach the engine in the order they were made; events and answers arrive in the order they happened.
- * Bytes given to `write` move to the engine when they own their memory: the caller must not use them again.
+ * Bytes given to `write` and `read` move to the engine when they own their memory: the caller must not use them again.
  */
 import type { Worker } from "node:worker_threads";
 import { type ErrorDetail, fromErrorRecord, TidemarkError } from "../../base/errors.ts";
@@ -174,8 +174,8 @@ export class WorkerEngineClient implements EngineClient {
     return this.#call("explain", request);
   }
 
-  read(extent: ExtentRef, offsetBytes: number, lengthBytes: number): Promise<Uint8Array> {
-    return this.#call("read", extent, offsetBytes, lengthBytes);
+  read(...args: Parameters<EngineApi["read"]>): Promise<Uint8Array> {
+    return this.#call("read", ...args);
   }
 
   write(extent: ExtentRef, offsetBytes: number, data: Uint8Array): Promise<void> {

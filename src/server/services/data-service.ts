@@ -10,7 +10,6 @@ import {
   type ListChangedExtentsRequest,
   type ListChangedExtentsResponse,
   type ReadBlocksRequest,
-  type ReadBlocksResponse,
   type WriteBlocksRequest,
   type WriteBlocksResponse,
 } from "../../gen/tidemark/v1/data.ts";
@@ -18,12 +17,12 @@ import { exactNumber, toExtents } from "../convert.ts";
 import { serverStream } from "../handlers.ts";
 import { toRpcError } from "../rich-errors.ts";
 import type { ServiceParts } from "./parts.ts";
-import { readBlocksResponseBytes } from "./read-blocks-bytes.ts";
+import { type OutgoingBlocks, serializeBlocks } from "./read-blocks-bytes.ts";
 
 /** The generated service with a serialiser of our own for volume bytes. */
 export const DATA_METHODS = {
   ...DataServiceService,
-  readBlocks: { ...DataServiceService.readBlocks, responseSerialize: readBlocksResponseBytes },
+  readBlocks: { ...DataServiceService.readBlocks, responseSerialize: serializeBlocks },
 };
 
 function rangeOf(request: { readonly name: string; readonly offsetBytes: bigint; readonly lengthBytes: bigint }) {
@@ -38,10 +37,11 @@ export function dataService(parts: ServiceParts): DataServiceServer {
   const { log } = parts;
   const { data } = parts.box;
   return {
-    readBlocks: serverStream(log, async function* (request: ReadBlocksRequest): AsyncGenerator<ReadBlocksResponse> {
+    readBlocks: serverStream(log, async function* (request: ReadBlocksRequest): AsyncGenerator<OutgoingBlocks> {
       for await (const chunk of data.read(rangeOf(request))) {
         const { buffer, byteOffset, byteLength } = chunk.data;
-        yield { offsetBytes: BigInt(chunk.offsetBytes), data: Buffer.from(buffer, byteOffset, byteLength) };
+        const data = Buffer.from(buffer, byteOffset, byteLength);
+        yield { offsetBytes: BigInt(chunk.offsetBytes), data, release: () => chunk.release() };
       }
     }),
     writeBlocks: writeBlocks(parts),
