@@ -130,31 +130,41 @@ export function pageAnySet(page: usize, first: u32, count: u32): u32 {
   return count != 0 && pageNextSet(page, first, first + count) < first + count ? 1 : 0;
 }
 
+// @ts-ignore: decorator
+@inline
+function or4(at: usize): v128 {
+  return v128.or(v128.or(v128.load(at), v128.load(at, 16)), v128.or(v128.load(at, 32), v128.load(at, 48)));
+}
+
 /** First set bit of `[from, limit)`, or `limit`. */
 export function pageNextSet(page: usize, from: u32, limit: u32): u32 {
   assert(from <= limit && limit <= PAGE_BITS, "bits lie outside the page");
   if (from == limit) return limit;
   let at = wordAt(page, from);
-  let word = load<u64>(at) & maskFrom(from);
-  if (word == 0) {
-    const end = wordAt(page, limit - 1);
+  let word: u64 = 0;
+  if ((from & 63) != 0) {
+    word = load<u64>(at) & maskFrom(from);
+    if (word != 0) return min<u32>((<u32>(at - page) << 3) + <u32>ctz<u64>(word), limit);
     at += 8;
-    // Two 64-byte lines a step while whole steps lie before the last word.
-    while (at + 128 <= end) {
-      let any = v128.or(v128.or(v128.load(at), v128.load(at, 16)), v128.or(v128.load(at, 32), v128.load(at, 48)));
-      any = v128.or(any, v128.or(v128.load(at, 64), v128.load(at, 80)));
-      any = v128.or(any, v128.or(v128.load(at, 96), v128.load(at, 112)));
-      if (v128.any_true(any)) break;
-      at += 128;
-    }
-    while (at <= end) {
-      word = load<u64>(at);
-      if (word != 0) break;
-      at += 8;
-    }
-    if (word == 0) return limit;
   }
-  return min<u32>((<u32>(at - page) << 3) + <u32>ctz<u64>(word), limit);
+  const end = page + ((<usize>limit + 63) >>> 6 << 3);
+  // Four 64-byte lines a step, then one; bits past the limit may stop the search early, never mislead it.
+  const stop = end - 256;
+  for (; at <= stop; at += 256) {
+    if (v128.any_true(v128.or(v128.or(or4(at), or4(at + 64)), v128.or(or4(at + 128), or4(at + 192))))) break;
+  }
+  while (at + 64 <= end && !v128.any_true(or4(at))) at += 64;
+  for (; at < end; at += 8) {
+    word = load<u64>(at);
+    if (word != 0) return min<u32>((<u32>(at - page) << 3) + <u32>ctz<u64>(word), limit);
+  }
+  return limit;
+}
+
+// @ts-ignore: decorator
+@inline
+function and4(at: usize): v128 {
+  return v128.and(v128.and(v128.load(at), v128.load(at, 16)), v128.and(v128.load(at, 32), v128.load(at, 48)));
 }
 
 /** First clear bit of `[from, limit)`, or `limit`. */
@@ -162,45 +172,65 @@ export function pageNextClear(page: usize, from: u32, limit: u32): u32 {
   assert(from <= limit && limit <= PAGE_BITS, "bits lie outside the page");
   if (from == limit) return limit;
   let at = wordAt(page, from);
-  let word = ~load<u64>(at) & maskFrom(from);
-  if (word == 0) {
-    const end = wordAt(page, limit - 1);
+  let word: u64 = 0;
+  if ((from & 63) != 0) {
+    word = ~load<u64>(at) & maskFrom(from);
+    if (word != 0) return min<u32>((<u32>(at - page) << 3) + <u32>ctz<u64>(word), limit);
     at += 8;
-    while (at + 64 <= end) {
-      const all = v128.and(
-        v128.and(v128.load(at), v128.load(at, 16)),
-        v128.and(v128.load(at, 32), v128.load(at, 48)),
-      );
-      if (v128.any_true(v128.not(all))) break;
-      at += 64;
-    }
-    while (at <= end) {
-      word = ~load<u64>(at);
-      if (word != 0) break;
-      at += 8;
-    }
-    if (word == 0) return limit;
   }
-  return min<u32>((<u32>(at - page) << 3) + <u32>ctz<u64>(word), limit);
+  const end = page + ((<usize>limit + 63) >>> 6 << 3);
+  while (at + 256 <= end) {
+    const all = v128.and(v128.and(and4(at), and4(at + 64)), v128.and(and4(at + 128), and4(at + 192)));
+    if (v128.any_true(v128.not(all))) break;
+    at += 256;
+  }
+  while (at + 64 <= end && !v128.any_true(v128.not(and4(at)))) at += 64;
+  for (; at < end; at += 8) {
+    word = ~load<u64>(at);
+    if (word != 0) return min<u32>((<u32>(at - page) << 3) + <u32>ctz<u64>(word), limit);
+  }
+  return limit;
+}
+
+// @ts-ignore: decorator
+@inline
+function orWord(at: usize, bits: u64): u64 {
+  const old = load<u64>(at);
+  store<u64>(at, old | bits);
+  return popcnt<u64>(bits & ~old);
+}
+
+/** `orWord` for two words. */
+// @ts-ignore: decorator
+@inline
+function orPair(at: usize, bits: v128): u64 {
+  const old = v128.load(at);
+  v128.store(at, v128.or(old, bits));
+  return bitCount2(v128.andnot(bits, old));
+}
+
+/** `into & ~bits` of two words. */
+// @ts-ignore: decorator
+@inline
+function clearPair(at: usize, bits: v128): u64 {
+  const old = v128.load(at);
+  v128.store(at, v128.andnot(old, bits));
+  return bitCount2(v128.and(bits, old));
+}
+
+// @ts-ignore: decorator
+@inline
+function bitCount2(words: v128): u64 {
+  return popcnt<u64>(i64x2.extract_lane(words, 0)) + popcnt<u64>(i64x2.extract_lane(words, 1));
 }
 
 /** `into |= from`; returns how many bits were set newly. */
 export function pageOr(into: usize, from: usize): u32 {
   let changed: u64 = 0;
-  for (let at: usize = 0; at < PAGE_END; at += 32) {
-    const a = load<u64>(into + at);
-    const b = load<u64>(into + at, 8);
-    const c = load<u64>(into + at, 16);
-    const d = load<u64>(into + at, 24);
-    const newA = load<u64>(from + at) & ~a;
-    const newB = load<u64>(from + at, 8) & ~b;
-    const newC = load<u64>(from + at, 16) & ~c;
-    const newD = load<u64>(from + at, 24) & ~d;
-    changed += popcnt<u64>(newA) + popcnt<u64>(newB) + popcnt<u64>(newC) + popcnt<u64>(newD);
-    store<u64>(into + at, a | newA);
-    store<u64>(into + at, b | newB, 8);
-    store<u64>(into + at, c | newC, 16);
-    store<u64>(into + at, d | newD, 24);
+  for (const end = into + PAGE_END; into < end; into += 64) {
+    changed += orPair(into, v128.load(from)) + orPair(into + 16, v128.load(from, 16));
+    changed += orPair(into + 32, v128.load(from, 32)) + orPair(into + 48, v128.load(from, 48));
+    from += 64;
   }
   return <u32>changed;
 }
@@ -208,20 +238,10 @@ export function pageOr(into: usize, from: usize): u32 {
 /** `into &= ~from`; returns how many bits were cleared. */
 export function pageAndNot(into: usize, from: usize): u32 {
   let changed: u64 = 0;
-  for (let at: usize = 0; at < PAGE_END; at += 32) {
-    const a = load<u64>(into + at);
-    const b = load<u64>(into + at, 8);
-    const c = load<u64>(into + at, 16);
-    const d = load<u64>(into + at, 24);
-    const goneA = load<u64>(from + at) & a;
-    const goneB = load<u64>(from + at, 8) & b;
-    const goneC = load<u64>(from + at, 16) & c;
-    const goneD = load<u64>(from + at, 24) & d;
-    changed += popcnt<u64>(goneA) + popcnt<u64>(goneB) + popcnt<u64>(goneC) + popcnt<u64>(goneD);
-    store<u64>(into + at, a ^ goneA);
-    store<u64>(into + at, b ^ goneB, 8);
-    store<u64>(into + at, c ^ goneC, 16);
-    store<u64>(into + at, d ^ goneD, 24);
+  for (const end = into + PAGE_END; into < end; into += 64) {
+    changed += clearPair(into, v128.load(from)) + clearPair(into + 16, v128.load(from, 16));
+    changed += clearPair(into + 32, v128.load(from, 32)) + clearPair(into + 48, v128.load(from, 48));
+    from += 64;
   }
   return <u32>changed;
 }
@@ -237,12 +257,48 @@ function bitsAt(page: usize, first: u32, count: u32): u64 {
   return bits & (u64.MAX_VALUE >>> <u64>(64 - count));
 }
 
+/** Two words that begin `shift` (0..7) bits into the byte at `at`; reads 24 bytes. */
 // @ts-ignore: decorator
 @inline
-function orWord(at: usize, bits: u64): u32 {
-  const old = load<u64>(at);
-  store<u64>(at, old | bits);
-  return bitCount(bits & ~old);
+function shiftedPair(at: usize, shift: i32): v128 {
+  if (shift == 0) return v128.load(at);
+  return v128.or(i64x2.shr_u(v128.load(at), shift), i64x2.shl(v128.load(at, 8), 64 - shift));
+}
+
+// @ts-ignore: decorator
+@inline
+function orShiftedBy(to: usize, at: usize, shift: i32, length: usize): u64 {
+  let changed: u64 = 0;
+  for (const end = to + length; to < end; to += 32) {
+    changed += orPair(to, shiftedPair(at, shift)) + orPair(to + 16, shiftedPair(at + 16, shift));
+    at += 32;
+  }
+  return changed;
+}
+
+/**
+ * ORs `length` bytes (a multiple of 32) that begin `shift` (0..7) bits into the byte at `at`. A loop for each shift: a
+ * vector shift by a constant costs a third of one by a variable.
+ */
+function orShifted(to: usize, at: usize, shift: u32, length: usize): u64 {
+  switch (shift) {
+    case 0:
+      return orShiftedBy(to, at, 0, length);
+    case 1:
+      return orShiftedBy(to, at, 1, length);
+    case 2:
+      return orShiftedBy(to, at, 2, length);
+    case 3:
+      return orShiftedBy(to, at, 3, length);
+    case 4:
+      return orShiftedBy(to, at, 4, length);
+    case 5:
+      return orShiftedBy(to, at, 5, length);
+    case 6:
+      return orShiftedBy(to, at, 6, length);
+    default:
+      return orShiftedBy(to, at, 7, length);
+  }
 }
 
 /** `into[intoFirst + i] |= from[fromFirst + i]` for `i < count`; returns how many bits were set newly. Different pages. */
@@ -251,7 +307,7 @@ export function pageOrShifted(into: usize, intoFirst: u32, from: usize, fromFirs
   checkRange(fromFirst, count);
   assert(into != from, "a page cannot be shifted into itself");
   let left = count;
-  let changed: u32 = 0;
+  let changed: u64 = 0;
   const head = min<u32>((64 - (intoFirst & 63)) & 63, left);
   if (head != 0) {
     changed = orWord(wordAt(into, intoFirst), bitsAt(from, fromFirst, head) << <u64>(intoFirst & 63));
@@ -259,25 +315,21 @@ export function pageOrShifted(into: usize, intoFirst: u32, from: usize, fromFirs
     fromFirst += head;
     left -= head;
   }
-  let to = wordAt(into, intoFirst);
-  let at = wordAt(from, fromFirst);
-  const shift = <u64>(fromFirst & 63);
-  if (shift == 0) {
-    for (; left >= 64; left -= 64) {
-      changed += orWord(to, load<u64>(at));
-      to += 8;
-      at += 8;
-    }
-  } else if (left >= 64) {
-    let low = load<u64>(at);
-    for (; left >= 64; left -= 64) {
-      const high = load<u64>(at, 8);
-      changed += orWord(to, (low >>> shift) | (high << (64 - shift)));
-      low = high;
-      to += 8;
-      at += 8;
-    }
+  // Lines of 32 bytes, up to one line before the end: a pair reads up to 7 bytes more than it needs.
+  if (left >= 512) {
+    const length = ((<usize>left >>> 8) - 1) << 5;
+    const bits = <u32>length << 3;
+    changed += orShifted(wordAt(into, intoFirst), from + (<usize>fromFirst >>> 3), fromFirst & 7, length);
+    intoFirst += bits;
+    fromFirst += bits;
+    left -= bits;
   }
-  if (left != 0) changed += orWord(to, bitsAt(from, (<u32>(at - from) << 3) + <u32>shift, left));
-  return changed;
+  while (left != 0) {
+    const count = min<u32>(left, 64);
+    changed += orWord(wordAt(into, intoFirst), bitsAt(from, fromFirst, count));
+    intoFirst += count;
+    fromFirst += count;
+    left -= count;
+  }
+  return <u32>changed;
 }

@@ -31,9 +31,13 @@ function difference4(a: usize, b: usize): v128 {
 /** True when every byte is 0. */
 export function bytesZero(at: usize, length: usize): bool {
   const end = at + length;
-  while (at + 128 <= end) {
-    if (v128.any_true(v128.or(or4(at), or4(at + 64)))) return false;
-    at += 128;
+  while (at + 256 <= end) {
+    if (v128.any_true(v128.or(v128.or(or4(at), or4(at + 64)), v128.or(or4(at + 128), or4(at + 192))))) return false;
+    at += 256;
+  }
+  while (at + 64 <= end) {
+    if (v128.any_true(or4(at))) return false;
+    at += 64;
   }
   while (at + 8 <= end) {
     if (load<u64>(at) != 0) return false;
