@@ -7,7 +7,7 @@ import test, { type ExecutionContext } from "ava";
 import { Level } from "level";
 import { TidemarkError } from "../../src/base/errors.ts";
 import { openLevelStore } from "../../src/store/leveldb/leveldb.ts";
-import { storeContract, volumeRow } from "./contract.ts";
+import { eventRow, storeContract, volumeRow } from "./contract.ts";
 
 async function temporaryDirectory(t: ExecutionContext): Promise<string> {
   const directory = await mkdtemp(join(tmpdir(), "tidemark-store-"));
@@ -83,4 +83,46 @@ test("leveldb: acknowledged commits survive kill -9", async (t) => {
   const store = await openLevelStore(directory);
   t.deepEqual(await store.get("volumes", "uid-1"), volumeRow(1));
   await store.close();
+});
+
+test("leveldb: a full disk refuses commits by name, keeps what was acknowledged, and heals when opened again", async (t) => {
+  const directory = await temporaryDirectory(t);
+  const run = promisify(execFile);
+  const mounted = await run("mount", ["-t", "tmpfs", "-o", "size=1m", "tmpfs", directory]).then(
+    () => true,
+    () => false,
+  );
+  if (!mounted) {
+    t.is(process.env["CI"], undefined, "CI can mount a small file system");
+    t.log("not run: no right to mount a small file system");
+    return;
+  }
+  t.teardown(() => run("umount", ["-l", directory]));
+  const place = join(directory, "db");
+  const store = await openLevelStore(place);
+  let acknowledged = 0;
+  const refusal = await t.throwsAsync(
+    async () => {
+      for (let id = 1; id < 10_000; id++) {
+        await store.commit([{ table: "events", put: eventRow(id, { message: "x".repeat(4000) }) }]);
+        acknowledged = id;
+      }
+    },
+    { instanceOf: TidemarkError },
+  );
+  t.is(refusal?.code, "METADATA_WRITE_FAILED");
+  t.truthy(refusal?.detail.hint);
+  t.true(acknowledged > 10);
+  t.is((await store.get("events", acknowledged))?.id, acknowledged, "reading goes on");
+  const again = await t.throwsAsync(() => store.commit([{ table: "counters", put: { name: "x", value: 1 } }]), {
+    instanceOf: TidemarkError,
+  });
+  t.is(again?.code, "METADATA_WRITE_FAILED", "no commit goes into a log that may be torn");
+  await store.close();
+  await run("mount", ["-o", "remount,size=16m", directory]);
+  const healed = await openLevelStore(place);
+  for (let id = 1; id <= acknowledged; id++) t.is((await healed.get("events", id))?.id, id);
+  await healed.commit([{ table: "counters", put: { name: "x", value: 1 } }]);
+  t.is((await healed.get("counters", "x"))?.value, 1);
+  await healed.close();
 });
