@@ -48,6 +48,8 @@ export const DEVICE_RANGE_PIECE_BYTES = 1 * GiB;
 export const COPIER_QUEUE_MAX = 4096;
 /** Copier: workers at most when others are stuck in a stalled device ... */
 export const COPIER_WORKERS_MAX = 8;
+/** How long the end of a copier worker is waited for when the engine stops. */
+export const COPIER_DISMISS_MS = 5000;
 /** ... which is assumed when every worker has been busy with one job for this long. */
 export const COPIER_STUCK_MS = 1000;
 /** Copier: a job that shares extents ends early after this time, because sharing waits for the source's writeback. */

@@ -94,7 +94,10 @@ class Engine implements EngineApi {
       identityOf: given.identityOf ?? identityOf,
     };
     const volumes = new VolumeSet({ ports, emit });
-    const sessions = await recover({ ports, volumes, emit, specs: config.volumes });
+    const sessions = await recover({ ports, volumes, emit, specs: config.volumes }).catch(async (error: unknown) => {
+      await ports.mover.close();
+      throw error;
+    });
     this.#running = { ports, volumes, sessions };
     const statuses = { volumes: volumes.statuses(), sessions: sessions.statuses() };
     sessions.resume();

@@ -15,7 +15,11 @@ export type CopierReply =
 const port = parentPort;
 assert(port !== null, "the copier worker runs in a worker thread");
 const mover = new DirectMover(systemClock);
-port.on("message", (job: DirectJob) => {
+port.on("message", (job: DirectJob | null) => {
+  if (job === null) {
+    port.close(); // nothing else keeps the thread
+    return;
+  }
   let reply: CopierReply;
   try {
     reply = { result: mover.move(job), ready: !mover.hasWritten };

@@ -11,7 +11,7 @@
 import type { Worker } from "node:worker_threads";
 import { systemClock } from "../../base/clock.ts";
 import { fromErrorRecord, TidemarkError } from "../../base/errors.ts";
-import { COPIER_QUEUE_MAX, COPIER_STUCK_MS, COPIER_WORKERS_MAX } from "../../base/limits.ts";
+import { COPIER_DISMISS_MS, COPIER_QUEUE_MAX, COPIER_STUCK_MS, COPIER_WORKERS_MAX } from "../../base/limits.ts";
 import type { BlockDevice, Clock, MoveResult, MoveRun } from "../../base/ports.ts";
 import { spawnWorker } from "../../base/spawn-worker.ts";
 import type { CopierReply } from "./copier-worker.ts";
@@ -123,7 +123,21 @@ class WorkerMover implements Mover {
           new Promise<void>((resolve) => seat.worker.once("message", () => resolve()).once("exit", () => resolve())),
       ),
     );
-    await Promise.all(this.#seats.splice(0).map((seat) => seat.worker.terminate()));
+    await Promise.all(this.#seats.splice(0).map((seat) => this.#dismiss(seat.worker)));
+  }
+
+  /**
+   * Asks a worker to end and waits for it. It is not terminated: while it is still loading, native code of it may run.
+   * One that is stuck in a call of a dead device is left to the end of the process.
+   */
+  async #dismiss(worker: Worker): Promise<void> {
+    const timer = new AbortController();
+    const ended = new Promise<void>((resolve) => worker.once("exit", () => resolve()));
+    worker.postMessage(null);
+    worker.ref();
+    await Promise.race([ended, this.#clock.sleep(COPIER_DISMISS_MS, timer.signal)]);
+    timer.abort();
+    worker.unref();
   }
 
   #addSeat(): Seat {
@@ -191,7 +205,7 @@ class WorkerMover implements Mover {
   #retire(seat: Seat): void {
     this.#remove(seat);
     seat.worker.removeAllListeners();
-    void seat.worker.terminate();
+    seat.worker.postMessage(null);
   }
 
   #crashed(seat: Seat, cause: Error): void {
