@@ -127,16 +127,17 @@ export class Daemon {
   /** `kill -9`, then a new start on the same directory. */
   async killAndServe(): Promise<void> {
     await this.box.kill();
-    await this.#serveAgain();
+    await this.serveAgain();
   }
 
   /** A clean stop, then a new start on the same directory. */
   async restartDaemon(): Promise<void> {
     await this.box.stop();
-    await this.#serveAgain();
+    await this.serveAgain();
   }
 
-  async #serveAgain(): Promise<void> {
+  /** After `box.kill`. */
+  async serveAgain(): Promise<void> {
     this.clients.close();
     await this.box.serve();
     this.clients = connect(this.box.address);
