@@ -252,6 +252,26 @@ test.serial("copies that cannot be: smaller destination, onto itself, in a circl
   await refuses(t, () => start(fixture, "one", "four"), "DESTINATION_IN_USE");
 });
 
+test.serial("a partition that does not begin on a block is refused by name, its neighbours are copied", async (t) => {
+  if (!needTools(t, ["sfdisk"])) return;
+  const { fixture } = t.context;
+  const path = file(fixture, "disk.img", 16 * MiB);
+  execFileSync("sfdisk", ["--quiet", path], { input: "label: gpt\nstart=2048,size=4096\nstart=8191,size=4096\n" });
+  await register(fixture, path);
+  await fixture.create("b", 16 * MiB);
+  await writeBlocks(fixture.clients, "g1d1p1", 0, Buffer.alloc(4096 * 512, 8));
+  const refusal = await refuses(t, () => start(fixture, "g1d1p2", "g1d2"), "PARTITION_UNALIGNED");
+  t.regex(refusal?.message ?? "", /g1d1p2.*4193792/, "it says where it begins");
+  await refuses(t, () => start(fixture, "g1d2", "g1d1p1"), "DESTINATION_TOO_SMALL");
+  const { id } = await start(fixture, "g1d1p1", "g1d2");
+  await copied(fixture, id);
+  t.true((await read(fixture, "g1d2", 0, 4096 * 512)).every((byte) => byte === 8));
+  t.true(
+    (await read(fixture, "g1d2", 4096 * 512)).every((byte) => byte === 0),
+    "beyond it nothing is touched",
+  );
+});
+
 test.serial("restores that the matrix refuses: QuickOPC while tracking, any while copying", async (t) => {
   const { fixture } = t.context;
   await fixture.create("a", 32 * MiB, "one");

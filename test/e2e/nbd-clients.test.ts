@@ -114,6 +114,32 @@ test("qemu-img: convert and compare of source and destination, while copying and
   t.regex(await compare(source, destination), /identical/, "after the next point");
 });
 
+test("qemu-io: zeros and discards on both sides of a running copy obey the same rules as writes", async (t) => {
+  if (!needTools(t, ["qemu-io"])) return;
+  const daemon = await Daemon.start(t);
+  for (const label of ["one", "two"]) await daemon.volume(label, 32 * MiB);
+  const point = await daemon.image("one");
+  const { id } = await daemon.start("one", "two", CopyKind.QUICKOPC, 1);
+  const act = async (name: string, ...commands: string[]) =>
+    program("qemu-io", "-f", "raw", "-d", "unmap", ...commands.flatMap((one) => ["-c", one]), await daemon.uri(name));
+  await act("one", "write -z 20M 1M", "write -z -u 22M 100k", "discard 24M 1M");
+  sameBytes(t, await daemon.read("two"), point, "the destination keeps the point");
+  const zeroed = Buffer.from(point);
+  zeroed.fill(0, 20 * MiB, 21 * MiB).fill(0, 22 * MiB, 22 * MiB + 100 * 1024);
+  const source = await daemon.read("one");
+  const sides = (bytes: Buffer) => Buffer.concat([bytes.subarray(0, 24 * MiB), bytes.subarray(25 * MiB)]);
+  sameBytes(t, sides(source), sides(zeroed), "the source");
+  await act("two", "write -z 28M 12k");
+  await call(daemon.clients.copies, "setCopyPace", { id, pace: 15, requestId: "" });
+  await daemon.copied(id);
+  sameBytes(t, await daemon.image("two"), Buffer.from(point).fill(0, 28 * MiB, 28 * MiB + 12 * 1024), "on its disk");
+  // 1 MiB, 100 KiB over 13 blocks, 1 MiB at the source; 12 KiB over two blocks at the destination.
+  t.is((await daemon.copy(id)).changedGranules, 128n + 13n + 128n + 2n);
+  await daemon.restart(id);
+  await daemon.copied(id);
+  sameBytes(t, await daemon.image("two"), await daemon.image("one"), "the difference");
+});
+
 interface Run {
   readonly offset: number;
   readonly length: number;
