@@ -72,8 +72,10 @@ async function readSessions(
       const own = (await files.exists(`${SESSIONS_DIRECTORY}/${id}/super`))
         ? await SessionFiles.readRecord(files, id)
         : undefined;
-      const fromPoint = fired && (own === undefined || fired.record.generation > own.generation) ? fired : undefined;
+      const fromPoint = fired && own && fired.record.generation > own.generation ? fired : undefined;
       const record = fromPoint?.record ?? own;
+      // Without a superblock it was being made or being removed, whatever a point still says: the superblock is there
+      // before a point is fired, and it is the last file to go.
       if (!record || record.state === "ended" || record.state === "creating") {
         await removeSessionDirectory(files, id);
         continue;

@@ -313,8 +313,11 @@ class Run {
     if (type === "restart") {
       const [status] = await this.lab.engine.restartSessions([session.id]);
       if (status && (this.model.sessions.has(session.id) || status.kind === "opc")) this.#pointTaken(status, sessions);
-      else if (status)
+      else if (status) {
+        // How much of it was planned is not known: nor is what it marks for those who track the destination.
+        this.forgetMarksOf(status.destination.volumeUid);
         this.model.point(status, new Set(Array.from({ length: status.totalGranules }, (_, granule) => granule)));
+      }
       return;
     }
     if (type === "stop-tracking") {

@@ -217,7 +217,9 @@ export class SessionFiles {
 export async function removeSessionDirectory(files: StateFiles, id: string): Promise<void> {
   const directory = directoryOf(id);
   const names = (await files.list(directory)).filter((name) => name !== "super");
-  for (const name of [...names, "super"]) await files.remove(`${directory}/${name}`);
+  for (const name of names) await files.remove(`${directory}/${name}`);
+  await files.syncDirectory(directory);
+  await files.remove(`${directory}/super`);
   await files.removeDirectory(directory);
   await files.syncDirectory(SESSIONS_DIRECTORY);
 }
