@@ -349,23 +349,47 @@ function tmpfs(context: { ends: (() => unknown)[] }, directory: string, size: st
   return directory;
 }
 
+/** A daemon whose data directory has a small disk of its own: a is tracked, two of its blocks have changed, no room is left. */
+async function tracksOnFullDisk(context: { fixture: DaemonFixture; ends: (() => unknown)[] }) {
+  const { fixture } = context;
+  await fixture.stop();
+  tmpfs(context, fixture.data, "24m");
+  context.ends.push(() => fixture.stop()); // before the disk is taken away
+  await fixture.start();
+  for (const name of ["a", "b", "c", "d"]) await fixture.create(name, 2048 * MiB, name);
+  await writeBlocks(fixture.clients, "a", 0, Buffer.alloc(MiB, 1));
+  const { id } = await start(fixture, "a", "b", CopyKind.QUICKOPC);
+  await copied(fixture, id);
+  await writeBlocks(fixture.clients, "a", 0, Buffer.alloc(8192, 2));
+  const ballast = join(fixture.data, "ballast");
+  spawnSync("dd", ["if=/dev/zero", `of=${ballast}`, "bs=4k"], { stdio: "ignore" });
+  return { id, ballast };
+}
+
+test.serial(
+  "a daemon stopped while the disk under its data directory is full says so, and finds everything again",
+  async (t) => {
+    if (!needRoot(t) || !needTools(t, ["mount", "umount"])) return;
+    const { fixture } = t.context;
+    const { id, ballast } = await tracksOnFullDisk(t.context);
+    await writeBlocks(fixture.clients, "a", 8192, Buffer.alloc(8192, 3));
+    await t.throwsAsync(() => fixture.stop(), { code: "METADATA_WRITE_FAILED" });
+    rmSync(ballast);
+    await fixture.start();
+    const { copies } = await call(fixture.clients.copies, "restartCopy", { ids: [id], requestId: "" });
+    const planned = copies[0]?.plannedGranules ?? 0n;
+    t.true(planned >= 2n && planned <= 512n, `the region written last at most: ${planned}`);
+    await copied(fixture, id);
+    t.true((await read(fixture, "b", 0, 65536)).equals(await read(fixture, "a", 0, 65536)));
+  },
+);
+
 test.serial(
   "a full disk under the data directory: what cannot be recorded is refused, nothing acknowledged is lost",
   async (t) => {
     if (!needRoot(t) || !needTools(t, ["mount", "umount"])) return;
     const { fixture } = t.context;
-    await fixture.stop();
-    tmpfs(t.context, fixture.data, "24m");
-    t.context.ends.push(() => fixture.stop()); // before the disk is taken away
-    await fixture.start();
-    for (const name of ["a", "b", "c", "d"]) await fixture.create(name, 2048 * MiB, name);
-    await writeBlocks(fixture.clients, "a", 0, Buffer.alloc(MiB, 1));
-    const { id } = await start(fixture, "a", "b", CopyKind.QUICKOPC);
-    await copied(fixture, id);
-    await writeBlocks(fixture.clients, "a", 0, Buffer.alloc(8192, 2));
-
-    const ballast = join(fixture.data, "ballast");
-    spawnSync("dd", ["if=/dev/zero", `of=${ballast}`, "bs=4k"], { stdio: "ignore" });
+    const { id, ballast } = await tracksOnFullDisk(t.context);
     await writeBlocks(fixture.clients, "a", 8192, Buffer.alloc(8192, 3)); // its region is hot already
     // The last page of the log takes some more; then a write to a region that is not hot cannot be recorded.
     let region = 1;

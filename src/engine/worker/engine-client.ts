@@ -255,8 +255,9 @@ export class WorkerEngineClient implements EngineClient {
     if (this.#exit !== undefined) return;
     try {
       await this.#post("stop", []);
-      this.#stopped = true;
     } finally {
+      // Also when not everything could be made durable: the caller is told, and the next start recovers.
+      this.#stopped = true;
       await this.#worker.terminate();
     }
   }
