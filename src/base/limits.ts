@@ -31,8 +31,8 @@ export const COPIER_WORKERS = 2;
 export const DEVICE_OPERATIONS_MAX = 8;
 /** Device: operations waiting behind them; each belongs to a request that is bounded further up. */
 export const DEVICE_QUEUE_MAX = 16_384;
-/** Device: larger requests leave the caller's thread even when they are cached (256 KiB take about 30 us inline). */
-export const DEVICE_INLINE_BYTES_MAX = 256 * KiB;
+/** Device: larger requests leave the caller's thread even when they are cached (1 MiB takes about 130 us inline). */
+export const DEVICE_INLINE_BYTES_MAX = 1 * MiB;
 /**
  * Device: two writes longer than the first (a busy machine's scheduler takes about half of that) or one longer than the
  * second (the kernel's longest pause for a writer) make it slow; then nothing is written inline ...

@@ -6,6 +6,7 @@ import { promisify } from "node:util";
 import test, { type ExecutionContext } from "ava";
 import { systemClock } from "../../src/base/clock.ts";
 import { TidemarkError } from "../../src/base/errors.ts";
+import { DEVICE_INLINE_BYTES_MAX } from "../../src/base/limits.ts";
 import type { AllocationExtent } from "../../src/base/ports.ts";
 import { KiB, MiB } from "../../src/base/units.ts";
 import { native } from "../../src/engine/device/native.ts";
@@ -72,12 +73,13 @@ test("a write to a part of a page that is not cached leaves the caller's thread"
 });
 
 test("large requests leave the caller's thread", async (t) => {
-  const device = await opened(t, sparseFile(temporaryDirectory(t), "file", 2 * MiB));
-  const data = pattern(MiB, 4);
+  const device = await opened(t, sparseFile(temporaryDirectory(t), "file", 4 * MiB));
+  const large = DEVICE_INLINE_BYTES_MAX + 512;
+  const data = pattern(large, 4);
   t.false(device.tryWrite(0, data));
   await device.write(0, data);
-  t.false(device.tryRead(0, Buffer.alloc(MiB)));
-  t.is(Buffer.compare(await readBack(device, 0, MiB), data), 0);
+  t.false(device.tryRead(0, Buffer.alloc(large)));
+  t.is(Buffer.compare(await readBack(device, 0, large), data), 0);
 });
 
 test("buffers: slices of one buffer, shared and WebAssembly memory, and memory that moved", async (t) => {

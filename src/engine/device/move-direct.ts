@@ -62,6 +62,10 @@ interface OpenEnd extends DirectEnd {
   readonly blockBytes: number;
 }
 
+/** Read-ahead over scattered data: bytes and stretches asked for at a time. */
+const READ_AHEAD_BYTES = 8 * MiB;
+const READ_AHEAD_STRETCHES = 16;
+
 /** From the first to the last byte written, and how many they were. */
 interface WrittenRange {
   readonly fd: number;
@@ -145,6 +149,8 @@ class DirectMove {
   readonly #bounded: boolean;
   readonly #beganMs: number;
   #canPunch = native !== undefined;
+  /** Source bytes before it have been asked for from the medium. */
+  #askedEnd = 0;
   /** What is known about the source: `[first, end)` is a hole or is data. */
   #known = { first: 0, end: 0, hole: false };
 
@@ -262,6 +268,7 @@ class DirectMove {
   /** Copies bytes `[begin, end)` of the run; returns where it stopped. */
   #copy(fromOffset: number, toOffset: number, begin: number, end: number): number {
     let at = begin;
+    this.#readAhead(fromOffset + begin, fromOffset + end);
     while (at < end && !this.tally.mayStop(at)) {
       const kernelEnd = this.tally.pieceEnd(at, end, KERNEL_COPY_PIECE_BYTES);
       const done = this.#kernelCopy(fromOffset + at, toOffset + at, kernelEnd - at);
@@ -275,6 +282,29 @@ class DirectMove {
       at = pieceEnd;
     }
     return at;
+  }
+
+  /**
+   * Asks the medium for this stretch of data and the next few beyond holes, so that a cold, scattered source is read while
+   * the one before is written. Costs little when it is cached.
+   */
+  #readAhead(offset: number, end: number): void {
+    if (native === undefined || !this.#from.isFile || offset < this.#askedEnd) return;
+    let from = offset;
+    let until = Math.min(end, offset + READ_AHEAD_BYTES);
+    for (let asked = 0, stretches = 0; asked < READ_AHEAD_BYTES && stretches < READ_AHEAD_STRETCHES; stretches++) {
+      native.willNeed(this.#from.fd, from, until - from);
+      asked += until - from;
+      this.#askedEnd = until;
+      if (until < end || !this.#from.holes) break; // inside one stretch the kernel reads ahead by itself
+      const data = native.seek(this.#from.fd, until, SEEK_DATA);
+      const hole = data < 0 ? data : native.seek(this.#from.fd, data, SEEK_HOLE);
+      if (data < 0 || hole <= data) break;
+      from = data;
+      until = Math.min(hole, data + READ_AHEAD_BYTES - asked);
+      if (until < hole) end = hole;
+      else end = until;
+    }
   }
 
   /** Bytes copied by copy_file_range, maybe fewer than asked; 0: use plain reading and writing. */

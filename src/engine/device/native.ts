@@ -17,6 +17,7 @@ export const FALLOC_PUNCH_HOLE_KEEP_SIZE = 0x03;
 export const FALLOC_ZERO_RANGE_KEEP_SIZE = 0x11;
 const RWF_NOWAIT = 0x08;
 const LOCK_EX_NB = 0x06;
+const POSIX_FADV_WILLNEED = 3;
 const SYNC_FILE_RANGE_WRITE = 0x02;
 const FICLONERANGE = 0x4020940d;
 const BLKGETSIZE64 = 0x80081272;
@@ -53,6 +54,8 @@ export interface NativeCalls {
   cloneRange(fromFd: number, fromOffsetBytes: number, toFd: number, toOffsetBytes: number, lengthBytes: number): number;
   /** Starts writeback of dirty pages and does not wait for it to end. */
   startWriteback(fd: number, offsetBytes: number, lengthBytes: number): number;
+  /** Begins to read a range into the page cache; does not wait for the medium. A hint: the result does not matter. */
+  willNeed(fd: number, offsetBytes: number, lengthBytes: number): number;
   /** Exclusive lock on the open file description, without waiting; -EAGAIN: somebody else has it. */
   lockExclusiveAsync(fd: number): Promise<number>;
   /** Asks for sharing a block with itself, which changes nothing: -EINVAL where sharing exists, else -EOPNOTSUPP. */
@@ -80,6 +83,7 @@ function bind(koffi: Koffi): NativeCalls {
   const lseek = library.func("lseek", offset, ["int", offset, "int"]);
   const fallocate = library.func("fallocate", "int", ["int", "int", offset, offset]);
   const copyFileRange = library.func("copy_file_range", "int64_t", ["int", address, "int", address, "size_t", "uint"]);
+  const fadvise = library.func("posix_fadvise", "int", ["int", offset, offset, "int"]);
   const syncFileRange = library.func("sync_file_range", "int", ["int", offset, offset, "uint"]);
   const flock = library.func("flock", "int", ["int", "int"]);
   const ioctl = library.func("ioctl", "int", ["int", "ulong", address]);
@@ -125,6 +129,7 @@ function bind(koffi: Koffi): NativeCalls {
       scratch[3] = BigInt(toOffsetBytes);
       return result(ioctl(toFd, FICLONERANGE, scratchAddress));
     },
+    willNeed: (fd, offsetBytes, lengthBytes) => fadvise(fd, offsetBytes, lengthBytes, POSIX_FADV_WILLNEED) as number,
     startWriteback: (fd, offsetBytes, lengthBytes) =>
       result(syncFileRange(fd, offsetBytes, lengthBytes, SYNC_FILE_RANGE_WRITE)),
     lockExclusiveAsync: (fd) => later(flock, fd, LOCK_EX_NB),

@@ -13,7 +13,7 @@ import { FrameLog } from "../durable/frame-log.ts";
 import { decodeMap, encodeMap } from "../durable/map-file.ts";
 import type { StateFiles } from "../durable/state-files.ts";
 import type { Core } from "../map/core.ts";
-import type { PagedBitmap } from "../map/paged-bitmap.ts";
+import { PagedBitmap } from "../map/paged-bitmap.ts";
 import { decodeSessionRecord, type SessionRecord } from "./session-record.ts";
 
 /** What happened to the chain of one volume at a point. */
@@ -47,8 +47,11 @@ export interface RecoveredPoint extends PointRecord {
 }
 
 interface JsonPart extends PointRecord {
+  /** Bytes of each map; FULL_MAP for one that says "everything", whose size would only cost time in the barrier. */
   readonly mapLengths: readonly number[];
 }
+
+const FULL_MAP = -1;
 
 export class PointsLog {
   readonly #files: StateFiles;
@@ -86,12 +89,12 @@ export class PointsLog {
 
   /** Durable when it resolves: the point has happened. */
   async append(record: PointRecord, maps: readonly PagedBitmap[]): Promise<void> {
-    const encoded = maps.map((map) => encodeMap(map));
-    const part: JsonPart = { ...record, mapLengths: encoded.map((bytes) => bytes.length) };
+    const encoded = maps.map((map) => (map.count === map.bitCount ? undefined : encodeMap(map)));
+    const part: JsonPart = { ...record, mapLengths: encoded.map((bytes) => bytes?.length ?? FULL_MAP) };
     const json = new TextEncoder().encode(JSON.stringify(part));
     const head = new Uint8Array(4);
     new DataView(head.buffer).setUint32(0, json.length, true);
-    await this.#log.append(Buffer.concat([head, json, ...encoded]));
+    await this.#log.append(Buffer.concat([head, json, ...encoded.filter((bytes) => bytes !== undefined)]));
     await this.#log.sync();
     this.#records++;
   }
@@ -137,10 +140,12 @@ function decodePoint(payload: Uint8Array, core: Core): RecoveredPoint {
   const sessions = part.sessions.map(decodeSessionRecord);
   sessions.forEach((session, index) => {
     const length = part.mapLengths[index] ?? 0;
-    maps.set(
-      session.id,
-      decodeMap(payload.subarray(offset, offset + length), granuleCountOf(session.source.lengthBytes), core),
-    );
+    const granuleCount = granuleCountOf(session.source.lengthBytes);
+    if (length === FULL_MAP) {
+      maps.set(session.id, new PagedBitmap(core, granuleCount, "full"));
+      return;
+    }
+    maps.set(session.id, decodeMap(payload.subarray(offset, offset + length), granuleCount, core));
     offset += length;
   });
   return { pointMs: part.pointMs, sessions, seals: part.seals, logicalChanges: part.logicalChanges, maps };
