@@ -113,6 +113,7 @@ export class Volume {
     const device = this.#device;
     if (device === undefined || this.#failure !== undefined) return false;
     for (const session of this.entering) {
+      if (!session.unfinished) continue;
       const run = session.atDestination(offsetBytes, into.length);
       if (run && session.lacks(run)) return false;
     }
@@ -163,10 +164,12 @@ export class Volume {
     const device = this.#device;
     if (device === undefined || this.#failure !== undefined || !this.gate.isOpen) return false;
     for (const session of this.leaving) {
+      if (!session.unfinished || session.state !== "live") continue;
       const run = session.atSource(offsetBytes, from.length);
-      if (run && session.state === "live" && session.blocksWrite(run)) return false;
+      if (run && session.blocksWrite(run)) return false;
     }
     for (const session of this.entering) {
+      if (!session.unfinished) continue;
       const run = session.atDestination(offsetBytes, from.length);
       if (run && session.blocksWrite(run)) return false;
     }
