@@ -28,6 +28,9 @@ import type { CopySession } from "./session.ts";
 import { SessionFiles } from "./session-files.ts";
 import type { SessionRecord } from "./session-record.ts";
 
+const PRE_FLUSHES_MAX = 6;
+const PRE_FLUSH_SHORT_MS = 10;
+
 /** What a member looks like to the rules. */
 export interface LiveView {
   readonly id: string;
@@ -167,7 +170,14 @@ function newRecord(host: PointHost, member: PointMember): SessionRecord {
 
 /** What can be made durable before the gates close need not be made so behind them. */
 async function preFlush(host: PointHost, prepared: readonly Prepared[]): Promise<void> {
-  await Promise.all(distinct(prepared.map((one) => one.source)).map((volume) => volume.flush()));
+  const { clock } = host.ports;
+  const sources = distinct(prepared.map((one) => one.source));
+  for (let round = 0; round < PRE_FLUSHES_MAX; round++) {
+    const startedMs = clock.monotonicMs();
+    await Promise.all(sources.map((volume) => volume.flush()));
+    // Under write load a long flush leaves much for the next one; a short one leaves little for the barrier.
+    if (clock.monotonicMs() - startedMs < PRE_FLUSH_SHORT_MS) break;
+  }
   for (const view of host.views())
     if (prepared.some((one) => one.files === view.session.files)) await view.session.commitAll();
 }
