@@ -10,7 +10,7 @@ import { GiB, MiB, sleep } from "./sizes.ts";
 import { hasTool, run, stop } from "./workspace.ts";
 
 const BENCH = "nbd";
-const SECONDS = 1;
+const SECONDS = 0.7;
 const WAIT_MS = 15_000;
 
 interface Case {

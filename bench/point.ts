@@ -4,7 +4,7 @@ import { Box } from "./box.ts";
 import { fioLoad } from "./fio.ts";
 import { type BenchContext, inTurn, limitRow, OURS, rowOf } from "./series.ts";
 import { GiB, MiB, sleep, TiB } from "./sizes.ts";
-import { hasTool } from "./workspace.ts";
+import { hasTool, stop } from "./workspace.ts";
 
 const BENCH = "point";
 /** 16 TiB within 1.2 times of 1 GiB. */
@@ -91,7 +91,8 @@ async function pairs({ options, work, report, note }: BenchContext): Promise<voi
       if (wanted(name)) report(limitRow({ bench: BENCH, case: name, unit: "ms barrier", bar: BARRIER_BAR_MS }, values));
     }
   };
-  await measure("idle");
+  if (cases.some((name) => name.endsWith("idle") && wanted(name))) await measure("idle");
+  if (!cases.some((name) => name.endsWith("load") && wanted(name))) return box.stop();
   if (!hasTool("fio")) return note("fio is not installed: no write load");
   const uris: string[] = [];
   for (const { source } of all.slice(0, LOADED_SOURCES)) uris.push(await box.export(source));
@@ -100,6 +101,8 @@ async function pairs({ options, work, report, note }: BenchContext): Promise<voi
   if (load.exitCode !== null) throw new Error("the write load did not start");
   await measure("under write load");
   if (load.exitCode !== null) throw new Error("the write load ended early");
+  await stop(load);
+  await box.stop();
 }
 
 /** How long the point held writes: the longest of all pairs. */
