@@ -204,8 +204,9 @@ async function underBarrier(
     );
     const sources = distinct(prepared.map((one) => one.source));
     await withinBarrier(host, Promise.all(sources.map((volume) => volume.flush())));
-    const fired = plans.map((plan, index) => compute(host, plan, at(prepared, index)));
-    await commit(host, fired);
+    const pointMs = clock.nowMs(); // one time for all: the members are of one instant
+    const fired = plans.map((plan, index) => compute(host, plan, at(prepared, index), pointMs));
+    await commit(host, fired, pointMs);
     const sessions = fired.map((one) => takeOver(host, one));
     const barrierMicroseconds = Math.round((clock.monotonicMs() - startedMs) * 1000);
     for (const session of sessions) session.barrierMicroseconds = barrierMicroseconds;
@@ -240,7 +241,7 @@ function withinBarrier<T>(host: PointHost, step: Promise<T>): Promise<T> {
 }
 
 /** Step 4 for one member: its pending map and its new record, without the epochs. */
-function compute(host: PointHost, plan: Plan, prepared: Prepared): Fired {
+function compute(host: PointHost, plan: Plan, prepared: Prepared, pointMs: number): Fired {
   const { member } = prepared;
   const { transition } = plan;
   const session = plan.existing?.session;
@@ -266,7 +267,7 @@ function compute(host: PointHost, plan: Plan, prepared: Prepared): Fired {
   const record: SessionRecord = {
     ...(session?.record() ?? newRecord(host, member)),
     ...{ state: "live", kind, tracking: kind === "quickopc", pace: member.pace, reason, failure: undefined },
-    ...{ source: plan.source, destination: plan.destination, pointMs: host.ports.clock.nowMs() },
+    ...{ source: plan.source, destination: plan.destination, pointMs },
     ...{ generation: (session?.generation ?? 0) + 1, plannedGranules: pending.count },
     ...{ bytesPlanned: bytesOfGranules(pending.count, lastIsSet, plan.source.lengthBytes) },
     ...{ bytesCopied: 0, bytesZeroed: 0, bytesCloned: 0, sourceEpoch: 0, destinationEpoch: 0 },
@@ -283,8 +284,7 @@ export function reasonOf(reason: CopyReason | undefined, trust: EpochTrust): Cop
 }
 
 /** Steps 4 (epochs) and 5. */
-async function commit(host: PointHost, fired: readonly Fired[]): Promise<void> {
-  const nowMs = host.ports.clock.nowMs();
+async function commit(host: PointHost, fired: readonly Fired[], pointMs: number): Promise<void> {
   const logicalChanges: LogicalChange[] = [];
   for (const one of fired) {
     const { destination } = one.prepared;
@@ -296,7 +296,7 @@ async function commit(host: PointHost, fired: readonly Fired[]): Promise<void> {
   const tracking = fired.filter((one) => one.record.tracking);
   const sealed = new Map<string, VolumeSeal>();
   for (const volume of distinct(tracking.flatMap((one) => [one.prepared.source, one.prepared.destination])))
-    sealed.set(volume.uid, host.seal(volume, nowMs));
+    sealed.set(volume.uid, host.seal(volume, pointMs));
   for (const one of tracking) {
     const sourceEpoch = sealed.get(one.prepared.source.uid)?.openedEpoch ?? 0;
     const destinationEpoch = sealed.get(one.prepared.destination.uid)?.openedEpoch ?? 0;
@@ -304,7 +304,7 @@ async function commit(host: PointHost, fired: readonly Fired[]): Promise<void> {
   }
   const sessions = fired.map((one) => one.record);
   const maps = fired.map((one) => one.pending);
-  await host.points.append({ pointMs: nowMs, sessions, seals: [...sealed.values()], logicalChanges }, maps);
+  await host.points.append({ pointMs, sessions, seals: [...sealed.values()], logicalChanges }, maps);
 }
 
 /** Step 6 for one member. */
