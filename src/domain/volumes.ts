@@ -387,7 +387,7 @@ function pathExists(path: string): TidemarkError {
 function shrinkRefused(name: string, fromBytes: number, toBytes: number): TidemarkError {
   return new TidemarkError("SIZE_INVALID", {
     message: `${name} would shrink from ${fromBytes} to ${toBytes} bytes and lose what lies behind`,
-    hint: "set allow_shrink (tidemark volume resize --shrink) if that is meant",
+    hint: "set allow_shrink (tidemark volume resize --allow-shrink) if that is meant",
     field: "allow_shrink",
     metadata: { fromBytes: String(fromBytes), toBytes: String(toBytes) },
   });
