@@ -52,6 +52,9 @@ export class Copies {
   readonly #ended = new Map<number, EndedCopyRow>();
   /** Sessions whose end the caller of an operation records, not the event. */
   readonly #awaited = new Map<string, EndedCopyRow | undefined>();
+  /** Points under way. What the engine tells meanwhile may be their consequence: its events wait, to come after theirs. */
+  #firing = 0;
+  #held: NewEvent[] = [];
   #lastNumber = 0;
   #storedNumber = 0;
   readonly #listeners = new Set<(session: SessionStatus) => void>();
@@ -197,19 +200,21 @@ export class Copies {
 
   /** Takes part in what the engine tells. */
   onEngineEvent(event: EngineEvent): void {
-    const { report } = this.#context;
     if (event.type === "session.changed") {
       const before = this.#live.get(event.session.id);
       if (this.#ended.has(numberOf(event.session))) return;
       this.#live.set(event.session.id, event.session);
       const told = phaseEvent(before, event.session);
-      if (told !== undefined)
-        this.#context.journal.commit([], [told]).catch((error) => report(`${told.type} was not recorded`, error));
+      if (told !== undefined && this.#firing > 0) this.#held.push(told);
+      else if (told !== undefined) this.#record(told);
       this.#tell(event.session);
     } else if (event.type === "session.ended") {
       const row = endedRowOf(event.session, event.destinationUsable);
       if (this.#awaited.has(event.session.id)) this.#awaited.set(event.session.id, row);
-      else this.#recordEnd(row, []).catch((error) => report(`the end of ${event.session.id} was not recorded`, error));
+      else
+        this.#recordEnd(row, []).catch((error) =>
+          this.#context.report(`the end of ${event.session.id} was not recorded`, error),
+        );
       this.#tell(event.session);
     }
   }
@@ -221,19 +226,42 @@ export class Copies {
   ): Promise<readonly SessionStatus[]> {
     const { engine, journal } = this.#context;
     let sessions: SessionStatus[];
+    let recorded: Promise<void>;
+    this.#firing++;
+    try {
+      sessions = await this.#fireNumbered(numbers, () => fire(engine));
+      for (const session of sessions) if (!this.#ended.has(numberOf(session))) this.#live.set(session.id, session);
+      recorded = journal.commit(record(sessions), sessions.map(firedEvent));
+    } finally {
+      // Events get their numbers when they are handed to the journal: the point's have theirs by now.
+      if (--this.#firing === 0) for (const event of this.#held.splice(0)) this.#record(event);
+    }
+    await recorded;
+    for (const session of sessions) this.#tell(session);
+    return sessions;
+  }
+
+  /** Makes the numbers durable, fires, and gives back the ones that were not used. */
+  async #fireNumbered(
+    numbers: { readonly first: number; readonly count: number },
+    fire: () => Promise<SessionStatus[]>,
+  ): Promise<SessionStatus[]> {
     try {
       await this.#storeNumbers();
-      sessions = await fire(engine);
+      const sessions = await fire();
+      this.#giveBack(numbers, sessions);
+      return sessions;
     } catch (error) {
       if (error instanceof TidemarkError && error.code !== "INTERNAL" && error.code !== "STOPPING")
         this.#giveBack(numbers, []);
       throw error;
     }
-    this.#giveBack(numbers, sessions);
-    for (const session of sessions) if (!this.#ended.has(numberOf(session))) this.#live.set(session.id, session);
-    await journal.commit(record(sessions), sessions.map(firedEvent));
-    for (const session of sessions) this.#tell(session);
-    return sessions;
+  }
+
+  /** Records an event that no operation waits for. */
+  #record(event: NewEvent): void {
+    const { journal, report } = this.#context;
+    journal.commit([], [event]).catch((error) => report(`${event.type} was not recorded`, error));
   }
 
   #takeNumbers(count: number): { readonly first: number; readonly count: number } {

@@ -108,6 +108,21 @@ test.serial(
   },
 );
 
+test.serial("a point comes before what follows from it, also when there is nothing to copy", async (t) => {
+  const fixture = await BoxFixture.make(t);
+  await boxWith(fixture, 2);
+  await start(fixture, "g1d1", "g1d2");
+  await untilPhase(fixture, "c1", "tracking");
+  for (let run = 2; run <= 4; run++) {
+    const [again] = await fixture.box.copies.restart(["c1"], () => []);
+    t.is(again?.plannedGranules, 0);
+    await eventually(() => (fixture.box.events("c1", page).items.length === 2 * run ? true : undefined));
+  }
+  const types = fixture.box.events("c1", page).items.map(({ type }) => type);
+  const again = ["copy.restarted", "copy.copied"];
+  t.deepEqual(types, ["copy.started", "copy.copied", ...again, ...again, ...again]);
+});
+
 test.serial("bad requests are refused by name before anything happens", async (t) => {
   const fixture = await BoxFixture.make(t);
   await boxWith(fixture, 2);
