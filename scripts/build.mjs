@@ -12,6 +12,7 @@ process.chdir(root);
 const STEPS = [
   {
     name: "gen",
+    title: "code from the contract",
     inputs: ["proto", "buf.yaml", "buf.gen.yaml", "package-lock.json", "scripts/third-party-protos.mjs"],
     outputs: [
       "src/gen/descriptors.binpb",
@@ -22,6 +23,7 @@ const STEPS = [
   },
   {
     name: "wasm",
+    title: "WebAssembly",
     inputs: ["core-wasm/assembly", "core-wasm/asconfig.json", "package-lock.json"],
     outputs: ["core-wasm/build/core.wasm", "core-wasm/build/core.js", "core-wasm/build/core.d.ts"],
   },
@@ -29,6 +31,7 @@ const STEPS = [
 
 for (const step of STEPS) if (isStale(step)) runStep(step);
 if (process.argv[2] !== "sources") {
+  if (!existsSync("dist")) say("JavaScript");
   removeOrphans("dist");
   npmRun("compile");
 }
@@ -37,11 +40,17 @@ function isStale({ name, inputs, outputs }) {
   return !outputs.every((path) => existsSync(path)) || read(stampOf(name)) !== digestOf(inputs);
 }
 
-function runStep({ name, inputs }) {
+function runStep({ name, title, inputs }) {
+  say(title);
   const digest = digestOf(inputs);
   npmRun(name);
   mkdirSync(dirname(stampOf(name)), { recursive: true });
   writeFileSync(stampOf(name), digest);
+}
+
+// On standard error: the first build takes some seconds, and what runs after it may print a result.
+function say(title) {
+  console.error(`build: ${title}`);
 }
 
 function stampOf(name) {
