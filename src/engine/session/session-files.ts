@@ -33,6 +33,8 @@ export class SessionFiles {
   #mapFile: string | undefined;
   #serial: number;
   #next: { readonly log: FrameLog; readonly name: string } | undefined;
+  /** Log being made for the next generation: a checkpoint at the same time must not take it for a left-over. */
+  #preparing: string | undefined;
 
   private constructor(options: {
     id: string;
@@ -142,9 +144,14 @@ export class SessionFiles {
     assert(this.#next === undefined, "one point at a time");
     const serial = ++this.#serial;
     const name = logName(serial);
-    const log = await FrameLog.create(this.#files, `${this.directory}/${name}`, "session", this.id, serial);
-    await this.#files.syncDirectory(this.directory);
-    this.#next = { log, name };
+    this.#preparing = name;
+    try {
+      const log = await FrameLog.create(this.#files, `${this.directory}/${name}`, "session", this.id, serial);
+      await this.#files.syncDirectory(this.directory);
+      this.#next = { log, name };
+    } finally {
+      this.#preparing = undefined;
+    }
     return name;
   }
 
@@ -191,9 +198,14 @@ export class SessionFiles {
     }
     await this.#super.store({ ...record, mapFile, logFile: this.#logFile });
     this.#mapFile = mapFile;
-    const kept = new Set(["super", mapFile, this.#logFile, this.#next?.name]);
     for (const name of await this.#files.list(this.directory))
-      if (!kept.has(name)) await this.#files.remove(`${this.directory}/${name}`);
+      if (!this.#isKept(name)) await this.#files.remove(`${this.directory}/${name}`);
+  }
+
+  /** Asked anew for each name: a point may prepare or adopt its log between two of them. */
+  #isKept(name: string): boolean {
+    if (this.#preparing !== undefined && name.startsWith(this.#preparing)) return true;
+    return name === "super" || name === this.#mapFile || name === this.#logFile || name === this.#next?.name;
   }
 
   /** Durably over; what remains is to remove the files. */
