@@ -32,20 +32,30 @@ test("a copy ends and is written down while its next run is prepared; a kill the
   const lab = await CopyLab.start(t, [8 * G, 8 * G]);
   await lab.copy(t, "v1", "v2", "quickopc");
   await lab.lab.finish();
-  for (let count = 0; count < 120; count++) {
+  const { stateFiles } = lab.lab;
+  const syncDirectory = stateFiles.syncDirectory.bind(stateFiles);
+  for (let count = 0; count < 60; count += 3) {
     await lab.touch("v1", [1, 3, 5]);
     await lab.restart("c1"); // two granules are copied, one waits for the clock
     t.is((await lab.session("c1")).pendingGranules, 1);
     await lab.touch("v1", [7]);
+    // The disk takes its time for the directory in which the log of the next run has just been made.
+    stateFiles.syncDirectory = async (directory) => {
+      stateFiles.syncDirectory = syncDirectory;
+      await lab.lab.settle();
+      await syncDirectory(directory);
+    };
     const again = lab.engine.restartSessions(["c1"]);
     await steps(count);
     lab.lab.clock.advance(500);
     const [status] = await again;
-    t.is(status?.id, "c1");
     if (status) lab.expectPoint(status);
+    await lab.touch("v1", [0, 1, 2, 3, 4, 5, 6, 7]);
     await lab.lab.kill(count);
     t.not((await lab.session("c1")).phase, "failed", `after ${count} steps`);
     await lab.lab.finish();
     await lab.reads(t, "v2", `after ${count} steps`);
+    await lab.restart("c1"); // what the kill has widened
+    await lab.lab.finish();
   }
 });

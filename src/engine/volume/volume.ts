@@ -214,6 +214,8 @@ export class Volume {
         await activity.activate(region.first, region.last);
         this.onActivation();
       }
+      // The last session may have ended meanwhile; none can have begun, because its point waits for this gate.
+      if (!this.chain.tracked) return await action();
       activity.enter(region.first, region.last);
       try {
         const granules = granulesTouched(offsetBytes, lengthBytes);
