@@ -209,13 +209,13 @@ const TEXTS = ["src", "test", "scripts", "bench", "proto", "docs", "core-wasm", 
 
 test("nothing names the machine it was built on", (t) => {
   const home = ROOT.replace(/\/$/, "");
-  // A checkout directly below / or with a name that is also a word would be found everywhere.
-  const names = [home.split("/").length > 2 ? home : "", `/work/${"shared"}`, `/work/.${"library"}`].filter(Boolean);
-  const resolved = new RegExp(`"${"resolved"}": "(?!https://registry\\.npmjs\\.org/)`);
+  // A checkout directly below / has a name that may be a word and would be found everywhere.
+  const names = home.split("/").length > 2 ? [home] : [];
+  const resolved = new RegExp(`"${"resolved"}": "http`);
   const violations = TEXTS.flatMap((path) => {
     const text = read(path);
     const found = names.filter((name) => text.includes(name));
-    if (resolved.test(text)) found.push("a private registry");
+    if (resolved.test(text)) found.push("a registry");
     return found.map((name) => `${path} names ${name}`);
   });
   none(t, violations);
