@@ -95,6 +95,8 @@ export class EngineLab {
   readonly disks = new Map<string, Disk>();
   readonly #jobBytes: number;
   engine: EngineApi;
+  /** Why the engine has ended by itself: none of its state file operations settles any more until `kill`. */
+  lost: TidemarkError | undefined;
   #lastId = 0;
   #process = 0;
 
@@ -115,8 +117,12 @@ export class EngineLab {
   }
 
   async boot(): Promise<void> {
+    this.lost = undefined;
     this.engine = await createEngine({
       clock: this.clock,
+      lose: (error) => {
+        this.lost = error;
+      },
       ports: async () => ({
         files: this.#filesOfProcess(),
         mover: smallJobs(createMover({ workers: 0 }), this.#jobBytes),
