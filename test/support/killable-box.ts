@@ -169,7 +169,8 @@ export class KillableBox {
       get: (table, key) => alive(() => store.get(table, key)),
       list: (table, options) => alive(() => store.list(table, options)),
       scan: (table) => store.scan(table),
-      commit: (changes) => alive(() => this.#intercept("commit") ?? store.commit(changes)),
+      commit: (changes) =>
+        alive(() => (changes.length === 0 ? undefined : this.#intercept("commit")) ?? store.commit(changes)),
       close: () => alive(() => store.close()),
     };
   }
