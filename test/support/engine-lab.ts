@@ -64,6 +64,8 @@ export function smallJobs(mover: Mover, budgetBytes: number): Mover {
 /** The device stays when its opener closes it, as a disk does. */
 class Disk {
   readonly memory: BlockDevice;
+  /** Why it cannot be opened at the moment. */
+  away: TidemarkError | undefined;
   /** Processes that have used it; what an earlier one still has open is dead. */
   #process = 0;
   constructor(memory: BlockDevice) {
@@ -72,6 +74,7 @@ class Disk {
 
   open(): BlockDevice {
     const { memory } = this;
+    if (this.away) throw this.away;
     const process = this.#process;
     return new Proxy(memory, {
       get: (target, property) => {

@@ -1,5 +1,5 @@
 /** All volumes of the engine: opening, closing, tracking, status. */
-import { TidemarkError, toErrorRecord } from "../../base/errors.ts";
+import { type ErrorRecord, TidemarkError, toErrorRecord } from "../../base/errors.ts";
 import { VOLUME_SIZE_BYTES_MAX, VOLUMES_MAX } from "../../base/limits.ts";
 import type { BlockDevice } from "../../base/ports.ts";
 import { granuleCountOf, SECTOR_SIZE_BYTES } from "../../base/units.ts";
@@ -68,8 +68,10 @@ export class VolumeSet {
 
   #newVolume(spec: VolumeSpec): Volume {
     const chain = new ChangeChain(this.#ports.core, spec.name, granuleCountOf(spec.sizeBytes), 1);
-    const onFailure = (failed: Volume, failure: VolumeStatus["failure"]) => {
-      if (failure) this.#emit({ type: "volume.failed", uid: failed.uid, failure });
+    const onFailure = (failed: Volume, failure: ErrorRecord) => {
+      // What was written last may be lost; its marks must not be.
+      if (failed.device) this.#entries.get(failed.uid)?.tracking?.widenHot();
+      this.#emit({ type: "volume.failed", uid: failed.uid, failure });
     };
     return new Volume({ uid: spec.uid, name: spec.name, path: spec.path, chain, onFailure });
   }
@@ -81,7 +83,7 @@ export class VolumeSet {
       if (opened.device.sizeBytes < spec.sizeBytes)
         throw new TidemarkError("VOLUME_SHRUNK", {
           message: `${spec.path} has ${opened.device.sizeBytes} bytes; volume ${spec.name} was ${spec.sizeBytes} bytes`,
-          hint: "restore the file or device to its size, then restart the daemon",
+          hint: `restore the file or device to its size, then: tidemark volume reopen ${spec.name}`,
           metadata: { path: spec.path },
         });
     } catch (error) {

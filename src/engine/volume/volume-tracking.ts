@@ -21,7 +21,7 @@ import type { PagedBitmap } from "../map/paged-bitmap.ts";
 import type { EnginePorts } from "../ports.ts";
 import type { RecoveredPoint, VolumeSeal } from "../session/points-log.ts";
 import { Mutex } from "../sync/mutex.ts";
-import type { Epoch, EpochTrust } from "./change-chain.ts";
+import { type Epoch, type EpochTrust, leastTrust } from "./change-chain.ts";
 import type { Volume } from "./volume.ts";
 import { decodeVolumeRecord, type EpochEntry, mapFileOf, TRUSTS, type VolumeRecord } from "./volume-record.ts";
 
@@ -201,6 +201,16 @@ export class VolumeTracking {
     this.activity.point(point).catch(() => {
       this.#unloggedMarks = true;
     });
+  }
+
+  /** The device may have lost what was written last: every granule of the regions that are hot counts as changed. */
+  widenHot(): void {
+    const { chain } = this.#volume;
+    if (!chain.tracked) return;
+    for (const region of this.activity.hotRegions) {
+      setRegion(chain.open, region);
+      chain.open.trust = leastTrust(chain.open.trust, "widened");
+    }
   }
 
   /** Marks were set that are only in the points log. */
