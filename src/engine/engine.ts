@@ -36,7 +36,7 @@ import { NbdServer } from "./nbd/server.ts";
 import type { EnginePorts, OpenedDevice } from "./ports.ts";
 import { recover } from "./recovery.ts";
 import type { SessionSet } from "./session/session-set.ts";
-import { createVolumeFile, inspectVolumePath, removeVolumeFile } from "./volume/volume-file.ts";
+import { removeVolumeFile } from "./volume/volume-file.ts";
 import { VolumeSet } from "./volume/volume-set.ts";
 
 /** What tests and the simulator may replace. */
@@ -131,31 +131,36 @@ class Engine implements EngineApi {
   // --- volumes -------------------------------------------------------------------------------------------------------
 
   async inspectPath(path: string): Promise<VolumeFacts> {
-    await this.#parts().volumes.requireUnshared(path);
-    return inspectVolumePath(path, this.#clock);
+    return this.#parts().volumes.inspect(path);
   }
 
-  createFile(path: string, sizeBytes: number): Promise<void> {
-    return createVolumeFile(path, sizeBytes);
+  async createFile(path: string, sizeBytes: number): Promise<void> {
+    return this.#parts().volumes.createFile(path, sizeBytes);
   }
 
-  removeFile(path: string): Promise<void> {
-    return removeVolumeFile(path);
+  /** Also before the start: leftovers are removed then. */
+  async removeFile(path: string): Promise<void> {
+    return this.#running ? this.#running.volumes.removeFile(path) : removeVolumeFile(path);
   }
 
-  addVolume(spec: VolumeSpec): Promise<VolumeFacts> {
+  async addVolume(spec: VolumeSpec): Promise<VolumeFacts> {
+    return this.#parts().volumes.add(spec);
+  }
+
+  async removeVolume(uid: string): Promise<void> {
     const { volumes, sessions } = this.#parts();
-    return sessions.exclusively(() => volumes.add(spec));
+    await sessions.exclusively(async () => volumes.reserve(uid, "removed"));
+    await volumes.remove(uid);
   }
 
-  removeVolume(uid: string): Promise<void> {
+  async resizeVolume(uid: string, sizeBytes: number): Promise<VolumeFacts> {
     const { volumes, sessions } = this.#parts();
-    return sessions.exclusively(() => volumes.remove(uid));
+    await sessions.exclusively(async () => volumes.reserve(uid, "resized"));
+    return volumes.resize(uid, sizeBytes);
   }
 
-  resizeVolume(uid: string, sizeBytes: number): Promise<VolumeFacts> {
-    const { volumes, sessions } = this.#parts();
-    return sessions.exclusively(() => volumes.resize(uid, sizeBytes));
+  async reopenVolume(uid: string): Promise<VolumeFacts> {
+    return this.#parts().sessions.reopenVolume(uid);
   }
 
   async volumeStatus(uid: string): Promise<VolumeStatus> {

@@ -41,7 +41,7 @@ export async function recover(options: {
     emit({ type: "engine.trouble", message: `${what}: ${detail.message}${detail.hint ? ` (${detail.hint})` : ""}` });
   };
   const { log, points } = await PointsLog.open(files, ports.core);
-  for (const spec of specs) await volumes.openAtStart(spec);
+  await volumes.openAtStart(specs);
   const found = await readSessions(ports, volumes, points, trouble);
   await readChains(ports, volumes, specs, { points, found, trouble });
   const sessions = new SessionSet({ ports, volumes, points: log, emit });

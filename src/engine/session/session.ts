@@ -20,7 +20,7 @@ import type { EnginePorts } from "../ports.ts";
 import { Mutex } from "../sync/mutex.ts";
 import { RangeLock } from "../sync/range-lock.ts";
 import { type EpochTrust, leastTrust } from "../volume/change-chain.ts";
-import type { Volume } from "../volume/volume.ts";
+import { saysGone, type Volume } from "../volume/volume.ts";
 import { CommitQueue } from "./commit-queue.ts";
 import { moveNow } from "./demand-copy.ts";
 import { bytesOfGranules, type GranuleRun, granulesDone, granulesOfSide, moveRun } from "./extents.ts";
@@ -186,7 +186,7 @@ export class CopySession {
   unavailability(error: unknown): TidemarkError | undefined {
     const { code, detail } = asTidemarkError(error);
     if (code === "VOLUME_UNAVAILABLE") return asTidemarkError(error);
-    if (code !== "DEVICE_GONE") return undefined;
+    if (!saysGone(error)) return undefined;
     const side = detail.metadata?.["side"];
     if (side === "source") this.sourceVolume.fail(error);
     if (side === "destination") this.destinationVolume.fail(error);

@@ -131,7 +131,7 @@ export class Volume {
     try {
       return await operation(device);
     } catch (error) {
-      if (device === this.#device && asTidemarkError(error).code === "DEVICE_GONE") this.fail(error);
+      if (device === this.#device && saysGone(error)) this.fail(error);
       throw error;
     }
   }
@@ -351,6 +351,12 @@ async function preserve(session: CopySession, run: GranuleRun): Promise<void> {
 async function settleAll(tasks: readonly Promise<void>[]): Promise<void> {
   const results = await Promise.allSettled(tasks);
   for (const result of results) if (result.status === "rejected") throw result.reason;
+}
+
+/** The device does not work any more. A file that has been cut serves what is left of it. */
+export function saysGone(error: unknown): boolean {
+  const { code, detail } = asTidemarkError(error);
+  return code === "DEVICE_GONE" && detail.metadata?.["reason"] !== "VOLUME_SHRUNK";
 }
 
 function regionsOf(offsetBytes: number, lengthBytes: number): { first: number; last: number } {
