@@ -209,3 +209,17 @@ test("files of a volume that is not registered are kept and reported", async (t)
   await lab.lab.finish();
   await lab.holds(t, "v2");
 });
+
+test("a backing that has grown outside costs no difference", async (t) => {
+  const lab = await tracked(t);
+  await lab.touch("v1", [3]);
+  const disk = lab.lab.disk("v1");
+  disk.registeredBytes = disk.memory.sizeBytes;
+  const extent = lab.extent("v1");
+  await lab.lab.reboot();
+  await disk.memory.resize(2 * SMALL);
+  await lab.lab.reboot();
+  t.like(await lab.session("c1"), { changedGranules: 1 });
+  await lab.engine.write(extent, 17 * G, new Uint8Array(G));
+  t.like(await lab.restart("c1"), { reason: "DIFFERENCE", plannedGranules: 2 });
+});

@@ -64,6 +64,8 @@ export function smallJobs(mover: Mover, budgetBytes: number): Mover {
 /** The device stays when its opener closes it, as a disk does. */
 class Disk {
   readonly memory: BlockDevice;
+  /** Size at registration when the device has grown since. */
+  registeredBytes: number | undefined;
   /** Processes that have used it; what an earlier one still has open is dead. */
   #process = 0;
   constructor(memory: BlockDevice) {
@@ -138,7 +140,7 @@ export class EngineLab {
       uid: name,
       name,
       path: name,
-      sizeBytes: disk.memory.sizeBytes,
+      sizeBytes: disk.registeredBytes ?? disk.memory.sizeBytes,
     }));
     await this.engine.start({ stateDirectory: "unused", volumes });
   }

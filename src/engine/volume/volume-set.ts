@@ -88,8 +88,8 @@ export class VolumeSet {
       await opened.device.close();
       throw error;
     }
+    // A backing that has grown is used up to the registered size until the volume is resized.
     volume.attachDevice(opened.device, opened.identity);
-    if (!volume.chain.tracked) volume.chain.resize(volume.granuleCount);
   }
 
   /** PATH_REGISTERED when the path leads to bytes of another volume, under whatever name. */
