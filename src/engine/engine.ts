@@ -30,6 +30,7 @@ import type {
   VolumeSpec,
   VolumeStatus,
 } from "./engine-api.ts";
+import { storeStamps } from "./foreign-writes.ts";
 import { Exports } from "./io/exports.ts";
 import { VolumeTarget } from "./io/volume-target.ts";
 import { loadCore } from "./map/core.ts";
@@ -123,7 +124,11 @@ class Engine implements EngineApi {
     for (const step of [
       () => this.#nbd.close({ graceMs: 2000 }),
       () => running.sessions.stop(),
-      () => running.volumes.close(),
+      async () => {
+        const stamps = await running.volumes.close();
+        // Last, and only when everything before it is durable.
+        if (failures.length === 0) await storeStamps(running.ports.files, stamps);
+      },
       () => running.ports.mover.close(),
     ])
       await step().catch((error: unknown) => failures.push(error));

@@ -222,6 +222,15 @@ export class SessionSet {
     await session.checkpoint();
   }
 
+  /**
+   * Another program has written to this volume: what its sessions still had to preserve is gone, and what changed is not
+   * known. Durable when it resolves.
+   */
+  async foreignWrite(volume: Volume, error: TidemarkError): Promise<void> {
+    for (const session of [...volume.leaving]) if (session.unfinished) await session.fail(error);
+    await this.#volumes.loseEpochs(volume);
+  }
+
   /** Everything that the points log of the last run still has to remember. `resume` sees to it. */
   noteUnsettled(volumes: readonly Volume[]): void {
     this.#pointsSeen++;

@@ -116,7 +116,6 @@ export class VolumeTracking {
         setRegion(last, region);
         last.trust = last.trust === "lost" ? "lost" : "widened";
       }
-      if (record.clean) await superblock.store({ ...record, clean: false });
       const held = epochs.filter((epoch) => epoch.id > 0);
       volume.chain.restore(held, Math.max(record.nextEpoch, last.id + 1));
       return tracking;
@@ -231,6 +230,15 @@ export class VolumeTracking {
     this.#marksNoted++;
   }
 
+  /** Nobody knows what has changed: every epoch says "everything", durably when it resolves. */
+  async loseEpochs(): Promise<void> {
+    for (const epoch of this.#volume.chain.epochs) {
+      epoch.map.setRange(0, epoch.map.bitCount);
+      epoch.trust = "lost";
+    }
+    await this.checkpoint("running");
+  }
+
   /** What the points did to the chain is durable in the volume's own files when it resolves. */
   async settle(): Promise<void> {
     if (this.#marksKept < this.#marksNoted) return this.checkpoint("running");
@@ -242,7 +250,7 @@ export class VolumeTracking {
       // An epoch that has been merged away may still have bits in its file: only a checkpoint drops it.
       const missing = record.epochs.filter(([id, , , serial]) => serial > 0 && !epochs.some(([kept]) => kept === id));
       const all = [...missing, ...epochs].sort((a, b) => a[0] - b[0]);
-      await this.#super.store({ ...record, epochs: all, nextEpoch: this.#volume.chain.nextId, clean: false });
+      await this.#super.store({ ...record, epochs: all, nextEpoch: this.#volume.chain.nextId });
     });
   }
 
@@ -279,8 +287,7 @@ export class VolumeTracking {
         for (const { map } of copies) map.dispose();
       }
       const nextEpoch = this.#volume.chain.nextId;
-      const clean = mode === "clean";
-      await this.#super.store({ uid: this.#volume.uid, nextEpoch, log: number, serial, epochs, clean });
+      await this.#super.store({ uid: this.#volume.uid, nextEpoch, log: number, serial, epochs });
       this.#marksKept = marks;
       await this.#removeLeftovers(directory);
     });
@@ -321,7 +328,7 @@ function newSuperblock(
   first: Pick<VolumeRecord, "log" | "serial" | "epochs"> & { readonly replaces: "nothing" | "damaged" },
 ): Promise<Superblock<VolumeRecord>> {
   const { log, serial, epochs, replaces } = first;
-  const record: VolumeRecord = { uid: volume.uid, nextEpoch: volume.chain.nextId, log, serial, epochs, clean: false };
+  const record: VolumeRecord = { uid: volume.uid, nextEpoch: volume.chain.nextId, log, serial, epochs };
   const path = `${directoryOf(volume.uid)}/super`;
   return Superblock.create(files, path, "volume", volume.uid, record, decodeVolumeRecord, replaces);
 }
