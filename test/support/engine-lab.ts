@@ -73,6 +73,8 @@ class Disk {
   closing: Promise<void> | undefined;
   /** How often it is open. */
   handles = 0;
+  /** Size at registration when the device has grown since. */
+  registeredBytes: number | undefined;
   /** Processes that have used it; what an earlier one still has open is dead. */
   #process = 0;
   constructor(memory: BlockDevice) {
@@ -118,6 +120,8 @@ export class EngineLab {
   readonly disks = new Map<string, Disk>();
   readonly #jobBytes: number;
   engine: EngineApi;
+  /** Why the engine has ended by itself: none of its state file operations settles any more until `kill`. */
+  lost: TidemarkError | undefined;
   #lastId = 0;
   #process = 0;
 
@@ -138,8 +142,12 @@ export class EngineLab {
   }
 
   async boot(): Promise<void> {
+    this.lost = undefined;
     this.engine = await createEngine({
       clock: this.clock,
+      lose: (error) => {
+        this.lost = error;
+      },
       ports: async () => ({
         files: this.#filesOfProcess(),
         mover: smallJobs(createMover({ workers: 0 }), this.#jobBytes),
@@ -158,7 +166,7 @@ export class EngineLab {
       uid: name,
       name,
       path: name,
-      sizeBytes: disk.memory.sizeBytes,
+      sizeBytes: disk.registeredBytes ?? disk.memory.sizeBytes,
     }));
     await this.engine.start({ stateDirectory: "unused", volumes });
   }
