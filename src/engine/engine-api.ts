@@ -126,6 +126,13 @@ export interface SessionStatus {
   readonly failure: { readonly cause: CopyFailure; readonly message: string } | undefined;
 }
 
+/** A session that is over, kept until the domain has recorded it. */
+export interface EndedSession {
+  readonly session: SessionStatus;
+  /** True when the destination holds a complete copy of the point. */
+  readonly destinationUsable: boolean;
+}
+
 export interface CopyPlan {
   readonly reason: CopyReason;
   readonly existingId: string | undefined;
@@ -158,9 +165,17 @@ export type EngineEvent =
   | { readonly type: "engine.trouble"; readonly message: string }
   | { readonly type: "nbd.connected" | "nbd.disconnected"; readonly exportName: string; readonly peer: string };
 
+/** What the engine found when it started. */
+export interface EngineFound {
+  readonly volumes: VolumeStatus[];
+  readonly sessions: SessionStatus[];
+  /** Sessions that had ended in an earlier run and were not forgotten. */
+  readonly ended: EndedSession[];
+}
+
 export interface EngineApi {
   /** Opens volumes (one that cannot be opened is left offline, with its reason), loads sessions, resumes copying. */
-  start(config: EngineConfig): Promise<{ readonly volumes: VolumeStatus[]; readonly sessions: SessionStatus[] }>;
+  start(config: EngineConfig): Promise<EngineFound>;
   /** Drains, makes everything durable, closes everything. Idempotent. */
   stop(): Promise<void>;
 
@@ -192,11 +207,13 @@ export interface EngineApi {
   startSessions(requests: readonly StartRequest[]): Promise<SessionStatus[]>;
   /** One point for all sessions, all or none. */
   restartSessions(ids: readonly string[]): Promise<SessionStatus[]>;
-  cancelSession(id: string): Promise<{ readonly session: SessionStatus; readonly destinationUsable: boolean }>;
+  cancelSession(id: string): Promise<EndedSession>;
   stopTracking(id: string): Promise<SessionStatus>;
   setPace(id: string, pace: number): Promise<SessionStatus>;
   sessionStatus(id: string): Promise<SessionStatus>;
   sessions(): Promise<SessionStatus[]>;
+  /** The end of this session is recorded: nothing of it needs to be kept any more. Idempotent. */
+  forgetSession(id: string): Promise<void>;
   explain(request: Omit<StartRequest, "id" | "pace">): Promise<CopyPlan>;
 
   /** At most RPC_CHUNK_BYTES. `into`, if it has that length, is taken over and returned filled: streams reuse memory. */

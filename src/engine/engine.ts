@@ -17,9 +17,11 @@ import { FailStop } from "./durable/fail-stop.ts";
 import { systemStateFiles } from "./durable/system-state-files.ts";
 import type {
   CopyPlan,
+  EndedSession,
   EngineApi,
   EngineConfig,
   EngineEvent,
+  EngineFound,
   ExportSpec,
   ExportStatus,
   ExtentRef,
@@ -89,7 +91,7 @@ class Engine implements EngineApi {
     this.#listener = listener;
   }
 
-  async start(config: EngineConfig): Promise<{ volumes: VolumeStatus[]; sessions: SessionStatus[] }> {
+  async start(config: EngineConfig): Promise<EngineFound> {
     if (this.#running) throw new TidemarkError("INTERNAL", { message: "the engine is started twice" });
     const emit = (event: EngineEvent) => this.#listener(event);
     const core = await loadCore();
@@ -109,9 +111,9 @@ class Engine implements EngineApi {
     });
     this.#failStop.arm();
     this.#running = { ports, volumes, sessions };
-    const statuses = { volumes: volumes.statuses(), sessions: sessions.statuses() };
+    const found = { volumes: volumes.statuses(), sessions: sessions.statuses(), ended: sessions.ended.list() };
     sessions.resume();
-    return statuses;
+    return found;
   }
 
   async stop(): Promise<void> {
@@ -201,7 +203,7 @@ class Engine implements EngineApi {
     return this.#parts().sessions.restart(ids);
   }
 
-  async cancelSession(id: string): Promise<{ session: SessionStatus; destinationUsable: boolean }> {
+  async cancelSession(id: string): Promise<EndedSession> {
     return this.#parts().sessions.cancel(id);
   }
 
@@ -220,6 +222,11 @@ class Engine implements EngineApi {
 
   async sessions(): Promise<SessionStatus[]> {
     return this.#parts().sessions.statuses();
+  }
+
+  async forgetSession(id: string): Promise<void> {
+    const { sessions } = this.#parts();
+    await sessions.exclusively(() => sessions.ended.forget(id));
   }
 
   async explain(request: Omit<StartRequest, "id" | "pace">): Promise<CopyPlan> {
