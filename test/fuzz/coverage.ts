@@ -1,6 +1,8 @@
 /**
- * Which code a case reaches, from the engine's own precise coverage: a case that reaches a block no case before it has
- * reached is worth keeping as a parent of others. Only this thread is seen, and only files of `src/`.
+ * Which code a case reaches, from V8's own precise coverage: a case that reaches a block no case before it has reached is
+ * worth keeping as a parent of others. Only this thread is seen, and only files of `src/`.
+ *
+ * Without call counts V8 tells of each block once, when it has run for the first time, so that looking is cheap.
  */
 import { type Profiler, Session } from "node:inspector";
 
@@ -14,11 +16,7 @@ export class Coverage {
     this.#session.post("Profiler.startPreciseCoverage", { callCount: false, detailed: true });
   }
 
-  /** Forgets what ran since the last look. */
-  begin(): void {
-    this.#take();
-  }
-
+  /** Whether something ran since the last look that had not run before. */
   reachedNew(): boolean {
     let grown = false;
     for (const script of this.#take()) {

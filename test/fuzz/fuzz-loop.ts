@@ -17,8 +17,8 @@ const BATCH_CASES = 50;
 const WARM_UP_PART = 0.3;
 const FINDINGS_MAX = 25;
 const POOL_MAX = 2000;
-/** Every so many cases one is run with an eye on the code it reaches: looking is expensive. */
-const COVERAGE_EVERY = 8;
+/** Looking at what ran is expensive: done once for so many cases, of which all are kept if one has reached new code. */
+const LOOK_CASES = 16;
 
 export interface LoopOptions {
   readonly door: string;
@@ -51,7 +51,7 @@ export interface LoopReport {
   readonly violations: number;
   readonly rssMaxMiB: number;
   readonly corpus: number;
-  /** Cases that reached new code in this run. */
+  /** Cases kept for this run because they, or one beside them, reached new code. */
   readonly grown: number;
   readonly slowestMs: number;
   readonly findings: readonly Finding[];
@@ -70,6 +70,8 @@ class Loop<Input> {
   readonly #memory = new MemoryWatch();
   readonly #pool: Input[];
   readonly #findings = new Map<string, Finding>();
+  /** Cases since the last look at what ran. */
+  readonly #recent: Input[] = [];
   #cases = 0;
   #violations = 0;
   #crashes = 0;
@@ -91,10 +93,13 @@ class Loop<Input> {
       while (elapsed() < seconds && this.#cases < casesMax && this.#findings.size < FINDINGS_MAX) {
         await this.#one();
         if (this.#cases % BATCH_CASES === 0) await this.#afterBatch();
-        if (elapsed() > seconds * WARM_UP_PART) this.#memory.warm();
+        if (elapsed() > seconds * WARM_UP_PART) await this.#memory.warm();
       }
       await this.#afterBatch();
-      for (const violation of this.#memory.violations()) this.#note(violation, "(the whole run)");
+      for (const violation of await this.#memory.violations()) {
+        this.#violations++;
+        this.#note(violation, "(the whole run)");
+      }
     } finally {
       this.#accidents.unwatch();
     }
@@ -105,17 +110,19 @@ class Loop<Input> {
     const chance = Chance.ofCase(this.#options.seed, this.#cases++);
     const input = this.#make(chance);
     this.#options.onCase?.(this.#door.print(input));
-    const { coverage } = this.#options;
-    const looking = coverage !== undefined && this.#cases % COVERAGE_EVERY === 0;
-    if (looking) coverage.begin();
     const began = performance.now();
     const violations = await this.#judge(input);
     this.#slowestMs = Math.max(this.#slowestMs, performance.now() - began);
-    if (looking && coverage.reachedNew() && this.#pool.length < POOL_MAX) {
-      this.#pool.push(input);
-      this.#grown++;
-    }
+    this.#recent.push(input);
+    if (this.#recent.length === LOOK_CASES) this.#look();
     if (violations.length > 0) await this.#found(input, violations);
+  }
+
+  #look(): void {
+    const recent = this.#recent.splice(0);
+    if (!this.#options.coverage?.reachedNew() || this.#pool.length >= POOL_MAX) return;
+    this.#pool.push(...recent);
+    this.#grown += recent.length;
   }
 
   #make(chance: Chance): Input {

@@ -225,6 +225,7 @@ export class NbdDoor implements Door<NbdScript> {
     for (const { name, connections } of await this.#lab.lab.engine.exportStatus())
       if (connections !== (name === GOOD_EXPORT ? 1 : 0)) found.push(`connections: ${connections} are left on ${name}`);
     await this.#lab.renewCopy();
+    this.#lab.lab.events.length = 0;
     return found;
   }
 
