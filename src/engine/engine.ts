@@ -13,6 +13,7 @@ import { identityOf } from "./device/identity.ts";
 import { createMover } from "./device/mover.ts";
 import { openDevice } from "./device/open-device.ts";
 import { readPartitions } from "./device/partition-table.ts";
+import { FailStop } from "./durable/fail-stop.ts";
 import { systemStateFiles } from "./durable/system-state-files.ts";
 import type {
   CopyPlan,
@@ -29,6 +30,7 @@ import type {
   VolumeSpec,
   VolumeStatus,
 } from "./engine-api.ts";
+import { storeStamps } from "./foreign-writes.ts";
 import { Exports } from "./io/exports.ts";
 import { VolumeTarget } from "./io/volume-target.ts";
 import { loadCore } from "./map/core.ts";
@@ -44,6 +46,11 @@ export interface EngineOptions {
   readonly clock?: Clock;
   /** Replaces ports that production builds itself. */
   readonly ports?: (config: EngineConfig) => Promise<Partial<EnginePorts>>;
+  /**
+   * Ends the engine, whose state files can no longer be trusted; none of their operations settles any more. By default
+   * the error is thrown where nothing catches it, which ends the thread.
+   */
+  readonly lose?: (error: TidemarkError) => void;
 }
 
 /** The parts that exist between `start` and `stop`. */
@@ -62,12 +69,14 @@ class Engine implements EngineApi {
   readonly #clock: Clock;
   readonly #exports = new Exports();
   readonly #nbd: NbdServer;
+  readonly #failStop: FailStop;
   #running: Running | undefined;
   #listener: (event: EngineEvent) => void = () => undefined;
 
   constructor(options: EngineOptions) {
     this.#options = options;
     this.#clock = options.clock ?? systemClock;
+    this.#failStop = new FailStop(options.lose ?? throwUncaught);
     this.#nbd = new NbdServer({
       exports: this.#exports,
       clock: this.#clock,
@@ -89,7 +98,7 @@ class Engine implements EngineApi {
       clock: this.#clock,
       core,
       mover: given.mover ?? createMover({ workers: COPIER_WORKERS }),
-      files: given.files ?? systemStateFiles(config.stateDirectory),
+      files: this.#failStop.guard(given.files ?? systemStateFiles(config.stateDirectory)),
       openDevice: given.openDevice ?? ((path) => openVolumeDevice(path, this.#clock)),
       identityOf: given.identityOf ?? identityOf,
     };
@@ -98,6 +107,7 @@ class Engine implements EngineApi {
       await ports.mover.close();
       throw error;
     });
+    this.#failStop.arm();
     this.#running = { ports, volumes, sessions };
     const statuses = { volumes: volumes.statuses(), sessions: sessions.statuses() };
     sessions.resume();
@@ -108,12 +118,17 @@ class Engine implements EngineApi {
     const running = this.#running;
     if (!running) return;
     this.#running = undefined;
+    this.#failStop.disarm();
     const failures: unknown[] = [];
     // What cannot be made durable is recovered at the next start; the rest is closed all the same.
     for (const step of [
       () => this.#nbd.close({ graceMs: 2000 }),
       () => running.sessions.stop(),
-      () => running.volumes.close(),
+      async () => {
+        const stamps = await running.volumes.close();
+        // Last, and only when everything before it is durable.
+        if (failures.length === 0) await storeStamps(running.ports.files, stamps);
+      },
       () => running.ports.mover.close(),
     ])
       await step().catch((error: unknown) => failures.push(error));
@@ -277,6 +292,12 @@ class Engine implements EngineApi {
   async exportStatus(): Promise<ExportStatus[]> {
     return this.#exports.names().map((name) => ({ name, connections: this.#nbd.connections(name) }));
   }
+}
+
+function throwUncaught(error: TidemarkError): void {
+  queueMicrotask(() => {
+    throw error;
+  });
 }
 
 async function openVolumeDevice(path: string, clock: Clock): Promise<OpenedDevice> {

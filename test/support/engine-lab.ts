@@ -64,6 +64,8 @@ export function smallJobs(mover: Mover, budgetBytes: number): Mover {
 /** The device stays when its opener closes it, as a disk does. */
 class Disk {
   readonly memory: BlockDevice;
+  /** Size at registration when the device has grown since. */
+  registeredBytes: number | undefined;
   /** Processes that have used it; what an earlier one still has open is dead. */
   #process = 0;
   constructor(memory: BlockDevice) {
@@ -95,6 +97,8 @@ export class EngineLab {
   readonly disks = new Map<string, Disk>();
   readonly #jobBytes: number;
   engine: EngineApi;
+  /** Why the engine has ended by itself: none of its state file operations settles any more until `kill`. */
+  lost: TidemarkError | undefined;
   #lastId = 0;
   #process = 0;
 
@@ -115,8 +119,12 @@ export class EngineLab {
   }
 
   async boot(): Promise<void> {
+    this.lost = undefined;
     this.engine = await createEngine({
       clock: this.clock,
+      lose: (error) => {
+        this.lost = error;
+      },
       ports: async () => ({
         files: this.#filesOfProcess(),
         mover: smallJobs(createMover({ workers: 0 }), this.#jobBytes),
@@ -132,7 +140,7 @@ export class EngineLab {
       uid: name,
       name,
       path: name,
-      sizeBytes: disk.memory.sizeBytes,
+      sizeBytes: disk.registeredBytes ?? disk.memory.sizeBytes,
     }));
     await this.engine.start({ stateDirectory: "unused", volumes });
   }

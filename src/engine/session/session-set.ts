@@ -4,11 +4,13 @@
  * Role: one change of sessions at a time (`#admin`), each durable before it shows. The state machine is transitions.ts,
  * the instant is point.ts, the copying is copier.ts.
  */
-import { TidemarkError } from "../../base/errors.ts";
+import { endOnBug } from "../../base/assert.ts";
+import { asTidemarkError, TidemarkError } from "../../base/errors.ts";
 import { BARRIER_TIMEOUT_MS, SESSIONS_MAX, SESSIONS_PER_VOLUME_MAX } from "../../base/limits.ts";
 import { granuleCountOf } from "../../base/units.ts";
+import { isDamage } from "../durable/state-files.ts";
 import type { CopyPlan, EngineEvent, SessionStatus, StartRequest } from "../engine-api.ts";
-import type { PagedBitmap } from "../map/paged-bitmap.ts";
+import { PagedBitmap } from "../map/paged-bitmap.ts";
 import type { EnginePorts } from "../ports.ts";
 import { within } from "../sync/deadline.ts";
 import { Mutex } from "../sync/mutex.ts";
@@ -22,6 +24,7 @@ import { planStart, transitionOf } from "./rules.ts";
 import { CopySession } from "./session.ts";
 import { SessionFiles } from "./session-files.ts";
 import type { SessionRecord } from "./session-record.ts";
+import { type FoundSession, failedFound } from "./session-recovery.ts";
 
 /** Between attempts at what could not be made durable. */
 const RETRY_AFTER_MS = 5000;
@@ -42,6 +45,7 @@ export class SessionSet {
   /** What the points log still has to remember: sessions and volumes whose last point is not in their own files yet. */
   readonly #unsettled = new Map<CopySession | Volume, number>();
   #pointsSeen = 0;
+  #settling = false;
   #stopping = false;
   readonly #stopped = new AbortController();
 
@@ -96,7 +100,7 @@ export class SessionSet {
         if (session.unfinished) this.#copier.start(session);
         else this.#copied(session);
       }
-      this.#inBackground(this.#afterPoint());
+      this.#settlePoints();
       return statuses;
     });
   }
@@ -128,8 +132,7 @@ export class SessionSet {
     return this.#admin.run(async () => {
       this.#requireRunning();
       const session = this.require(id);
-      session.pace = pace;
-      await session.checkpoint();
+      await session.setPace(pace);
       return session.status();
     });
   }
@@ -196,20 +199,47 @@ export class SessionSet {
     return session;
   }
 
-  /** A session whose maps cannot be read: durably failed, so that nobody trusts its destination. */
-  async adoptDamaged(record: SessionRecord, everything: PagedBitmap, error: TidemarkError): Promise<void> {
-    const files = await SessionFiles.salvage(this.#ports.files, record);
-    const session = this.adopt({ ...record, state: "failed", tracking: false }, everything, files);
-    session.failure = { cause: "OTHER", message: error.detail.message };
+  /** Takes over a session as recovery has found it; one whose files cannot be used has durably failed when it resolves. */
+  async adoptFound(found: FoundSession, trouble: (what: string, error: unknown) => void): Promise<void> {
+    const { record, damage } = found;
+    const { files, core } = this.#ports;
+    const granuleCount = granuleCountOf(record.source.lengthBytes);
+    if (!damage) {
+      try {
+        const pointMap = found.pointMap?.clone();
+        const { sessionFiles, missing } = await SessionFiles.open(files, core, record, { pointMap, granuleCount });
+        this.adopt(record, missing, sessionFiles).holdEpochs();
+        return;
+      } catch (cause) {
+        const error = asTidemarkError(cause);
+        if (!isDamage(error)) throw error;
+        return this.adoptFound(failedFound(found, error), trouble);
+      }
+    }
+    trouble(`copy ${record.id} has failed`, damage);
+    const salvaged = await SessionFiles.salvage(files, record);
+    const session = this.adopt(record, new PagedBitmap(core, granuleCount, "full"), salvaged);
     await session.checkpoint();
   }
 
-  async checkpointAll(): Promise<void> {
-    for (const session of this.#sessions.values()) await session.checkpoint();
+  /**
+   * Another program has written to this volume: what its sessions still had to preserve is gone, and what changed is not
+   * known. Durable when it resolves.
+   */
+  async foreignWrite(volume: Volume, error: TidemarkError): Promise<void> {
+    for (const session of [...volume.leaving]) if (session.unfinished) await session.fail(error);
+    await this.#volumes.loseEpochs(volume);
+  }
+
+  /** Everything that the points log of the last run still has to remember. `resume` sees to it. */
+  noteUnsettled(volumes: readonly Volume[]): void {
+    this.#pointsSeen++;
+    for (const side of [...this.#sessions.values(), ...volumes]) this.#unsettled.set(side, this.#pointsSeen);
   }
 
   /** Goes on where the last run of the daemon stopped. Sessions of unavailable volumes wait for the next start. */
   resume(): void {
+    this.#settlePoints();
     for (const session of this.#sessions.values()) {
       if (session.state !== "live" || !session.sourceVolume.online || !session.destinationVolume.online) continue;
       if (session.unfinished) this.#copier.start(session);
@@ -250,7 +280,7 @@ export class SessionSet {
 
   /** A cascade copies on what this session still owes: ending it would leave the later destination with wrong data. */
   #requireNobodyReadsThrough(session: CopySession): void {
-    if (!session.unfinished || session.state !== "live") return;
+    if (!session.unfinished) return;
     const reader = session.destinationVolume.leaving.find(
       (other) => other.unfinished && other.state === "live" && extentsOverlap(other.source, session.destination),
     );
@@ -290,13 +320,41 @@ export class SessionSet {
     }));
   }
 
+  /** Sees to it, in the background, that the points log can be emptied; tried again while something cannot be written. */
+  #settlePoints(): void {
+    if (this.#settling) return;
+    this.#settling = true;
+    this.#inBackground(
+      this.#settleUntilDone().finally(() => {
+        this.#settling = false;
+      }),
+    );
+  }
+
+  async #settleUntilDone(): Promise<void> {
+    do {
+      try {
+        await this.#settleOnce();
+      } catch (error) {
+        this.#trouble(error);
+        await this.#ports.clock.sleep(RETRY_AFTER_MS, this.#stopped.signal);
+      }
+    } while (!this.#stopping && this.#unsettled.size > 0);
+  }
+
   /** What points wrote into their records goes to the files of sessions and volumes; then the records can go. */
-  async #afterPoint(): Promise<void> {
+  async #settleOnce(): Promise<void> {
+    let failure: unknown;
     for (const [side, point] of [...this.#unsettled]) {
-      if (side instanceof CopySession) await side.checkpoint();
-      else await this.#volumes.settle([side]);
-      if (this.#unsettled.get(side) === point) this.#unsettled.delete(side);
+      try {
+        if (side instanceof CopySession) await side.checkpoint();
+        else await this.#volumes.settle([side]);
+        if (this.#unsettled.get(side) === point) this.#unsettled.delete(side);
+      } catch (error) {
+        failure ??= error; // the others are not held up
+      }
     }
+    if (failure !== undefined) throw failure;
     await this.#admin.run(async () => {
       if (this.#unsettled.size === 0) await this.#points.reset();
     });
@@ -414,6 +472,7 @@ export class SessionSet {
 
   /** The points log and the superblocks still hold a state to recover from; say it and go on. */
   #trouble(error: unknown): void {
+    endOnBug(error);
     this.#emit({ type: "engine.trouble", message: error instanceof Error ? error.message : String(error) });
   }
 }

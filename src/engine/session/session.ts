@@ -10,7 +10,7 @@
  *   4. "Complete" is computed: nothing pending, nothing uncommitted.
  * Source: spec/11 "I/O rules per session"; data-safety 1.4.
  */
-import { assert } from "../../base/assert.ts";
+import { assert, endOnBug } from "../../base/assert.ts";
 import { asTidemarkError, TidemarkError } from "../../base/errors.ts";
 import type { BlockDevice, MoveResult } from "../../base/ports.ts";
 import { granuleCountOf } from "../../base/units.ts";
@@ -106,7 +106,12 @@ export class CopySession {
     this.destinationEpoch = record.destinationEpoch;
     this.barrierMicroseconds = record.barrierMicroseconds;
     this.failure = record.failure;
-    if (record.state === "failed") this.state = "failed";
+    if (record.state === "failed") {
+      this.state = "failed";
+      this.tracking = false; // a failed session holds no epochs, whatever its record says
+      this.sourceEpoch = 0;
+      this.destinationEpoch = 0;
+    }
     this.pending = options.pending;
     this.uncommitted = new PagedBitmap(options.ports.core, this.granuleCount, "empty");
     this.commits = new CommitQueue((runs) => this.#commitRound(runs));
@@ -254,7 +259,16 @@ export class CopySession {
     if (!over() && !this.unfinished) this.#owner.copied(this);
   }
 
-  /** Resolves when everything copied so far is durable, or the session has failed. */
+  /** Resolves when everything copied before the call is durable, or the session has failed. */
+  async commitCopied(): Promise<void> {
+    try {
+      if (this.state === "live") await this.commits.flush();
+    } catch (error) {
+      await this.fail(error);
+    }
+  }
+
+  /** Resolves when nothing copied is left that is not durable, or the session has failed. Nobody copies meanwhile. */
   async commitAll(): Promise<void> {
     try {
       while (this.state === "live" && this.uncommitted.count > 0) await this.commits.flush();
@@ -268,6 +282,7 @@ export class CopySession {
    * Resolves when durable; a second caller waits for the first. Throws METADATA_WRITE_FAILED.
    */
   fail(cause: unknown): Promise<void> {
+    endOnBug(cause);
     if (this.state !== "live") return Promise.resolve();
     this.#failing ??= this.#doFail(cause).finally(() => {
       this.#failing = undefined;
@@ -280,7 +295,8 @@ export class CopySession {
     const failure = { cause: failureOf(error), message: error.detail.message };
     await this.durable.run(async () => {
       if (this.state !== "live") return;
-      await this.files.checkpoint({ ...this.record(), state: "failed", failure }, this.missing());
+      const record = { ...this.record(), tracking: false, sourceEpoch: 0, destinationEpoch: 0 };
+      await this.files.checkpoint({ ...record, state: "failed", failure }, this.missing());
       this.failure = failure;
       this.state = "failed";
       this.releaseEpochs();
@@ -364,6 +380,15 @@ export class CopySession {
     const map = this.pending.clone();
     map.union(this.uncommitted);
     return map;
+  }
+
+  /** Durable before it shows. */
+  setPace(pace: number): Promise<void> {
+    return this.durable.run(async () => {
+      if (this.state === "ended") return;
+      await this.files.checkpoint({ ...this.record(), pace }, this.missing());
+      this.pace = pace;
+    });
   }
 
   /** Writes the present state to the session's own files. */

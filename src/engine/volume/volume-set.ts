@@ -88,8 +88,8 @@ export class VolumeSet {
       await opened.device.close();
       throw error;
     }
+    // A backing that has grown is used up to the registered size until the volume is resized.
     volume.attachDevice(opened.device, opened.identity);
-    if (!volume.chain.tracked) volume.chain.resize(volume.granuleCount);
   }
 
   /** PATH_REGISTERED when the path leads to bytes of another volume, under whatever name. */
@@ -197,19 +197,37 @@ export class VolumeSet {
     for (const volume of new Set(volumes)) await this.#entries.get(volume.uid)?.tracking?.settle();
   }
 
+  /** Every epoch of the volume says "everything", durably. */
+  async loseEpochs(volume: Volume): Promise<void> {
+    await this.#entry(volume.uid).tracking?.loseEpochs();
+  }
+
   async checkpointAll(): Promise<void> {
     for (const { tracking } of this.#entries.values()) await tracking?.checkpoint("clean");
   }
 
-  /** Syncs and closes all devices. The caller has seen to it that nothing is under way. */
-  async close(): Promise<void> {
+  /**
+   * Syncs and closes all devices; gives back the stamps of those that can be relied on. The caller has seen to it that
+   * nothing is under way.
+   */
+  async close(): Promise<Map<string, string>> {
+    const stamps = new Map<string, string>();
     for (const { volume, tracking } of this.#entries.values()) {
-      if (volume.online) await volume.flush().catch((error: unknown) => volume.setFailure(toErrorRecord(error)));
+      try {
+        if (volume.online) {
+          await volume.flush();
+          const used = volume.entering.length + volume.leaving.length > 0;
+          if (used) stamps.set(volume.uid, await volume.requireDevice().stamp());
+        } else if (volume.expectedStamp !== undefined) stamps.set(volume.uid, volume.expectedStamp);
+      } catch (error) {
+        volume.setFailure(toErrorRecord(error));
+      }
       await tracking?.close();
       await volume.device?.close();
       volume.chain.dispose();
     }
     this.#entries.clear();
+    return stamps;
   }
 }
 

@@ -41,6 +41,8 @@ export class Volume {
   /** Present while the volume is tracked. */
   activity: ActivityLog | undefined;
   identity: readonly string[] = [];
+  /** What a clean stop noted of a volume that has not been opened since. */
+  expectedStamp: string | undefined;
   exportCount = 0;
   /** Told when a region became hot: the log has grown. */
   onActivation: () => void = () => undefined;
