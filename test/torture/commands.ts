@@ -34,7 +34,7 @@ const GONE_STATUSES = [1, 14];
 export type Answer<T> =
   | { readonly type: "answer"; readonly value: T }
   | { readonly type: "refusal"; readonly reason: string }
-  /** The daemon was killed before it answered. */
+  /** The daemon was killed, or stopped, before it answered. */
   | { readonly type: "lost" };
 
 /** Sends a command. An answer that a correct box never gives is a violation. */
@@ -47,6 +47,7 @@ export async function ask<T>(what: string, command: Promise<T>): Promise<Answer<
       throw new Violation(`${what}: ${error instanceof Error ? error.message : String(error)}`);
     const { reason } = refusalOf(service);
     if (REFUSALS.has(reason)) return { type: "refusal", reason };
+    if (reason === "STOPPING") return { type: "lost" };
     if (reason === "" && GONE_STATUSES.includes(service.code)) return { type: "lost" };
     throw new Violation(`${what}: ${reason || service.code} ${service.details}`);
   }

@@ -42,7 +42,9 @@ const LOAD_MS_LEAST = 30;
 const LOAD_MS_MOST = 500;
 const AFTER_COMMAND_MS_MOST = 40;
 const KILL_WHILE_STARTING = 0.15;
-const CLEAN_STOP = 0.1;
+const ENDINGS = { kill: 0.8, stop: 0.1, "kill-stopping": 0.1 } as const;
+type Ending = keyof typeof ENDINGS;
+const STOPPING_MS_MOST = 400;
 const READ_ALL_UNFINISHED = 0.25;
 const SAMPLES = 24;
 const FINISH_PATIENCE_MS = 60_000;
@@ -124,32 +126,39 @@ class KillRun {
 
   /** The box serves and is connected; load, the end, a new start, checks. */
   async round(): Promise<void> {
-    const { tally } = this;
-    const clean = this.#chance.happens(CLEAN_STOP);
+    const ending = this.#chance.weighted(ENDINGS);
     this.#hosts.start();
     const operating = this.#operator.run();
     operating.catch(() => undefined); // looked at below
     await Promise.race([this.#momentOfTheEnd(), operating]);
-    if (clean) {
-      this.#operator.stop();
-      await operating;
-      await this.#hosts.stop();
-      this.#hosts.disconnect();
-      await this.#box.stop();
-      this.#hosts.moveOn();
-      tally.cleanStops++;
-    } else {
-      this.#operator.stop();
-      this.#hosts.expectTheEnd();
-      const how = await this.#box.kill();
-      require(how === "SIGKILL", () => `the daemon ended by itself: ${how}`);
-      tally.kills++;
-      await this.#hosts.stop();
-      this.#hosts.disconnect();
-      await withPatience(operating, "the last command");
-    }
+    this.#operator.stop();
+    if (ending !== "kill" && this.#chance.happens(0.5)) await operating;
+    this.#hosts.expectTheEnd();
+    await this.#end(ending);
+    await this.#hosts.stop();
+    this.#hosts.disconnect();
+    await withPatience(operating, "the last command");
+    if (ending === "stop") this.#hosts.moveOn();
     await this.#startAgain();
-    await this.#check(clean ? "stopped" : "killed");
+    await this.#check(ending);
+  }
+
+  async #end(ending: Ending): Promise<void> {
+    const { tally } = this;
+    if (ending === "stop") {
+      await this.#box.stop();
+      tally.cleanStops++;
+      return;
+    }
+    if (ending === "kill-stopping") {
+      this.#box.askToStop();
+      await sleep(this.#chance.between(0, STOPPING_MS_MOST));
+    }
+    const how = await this.#box.kill();
+    const stopped = ending === "kill-stopping" && how === "exit code 0";
+    require(how === "SIGKILL" || stopped, () => `the daemon ended by itself: ${how}`);
+    tally.kills++;
+    if (ending === "kill-stopping") tally.killsWhileStopping++;
   }
 
   /** Some time, or some instant right after a command was sent. */
@@ -188,14 +197,14 @@ class KillRun {
     await this.#hosts.connect(this.#box.nbdSocket);
   }
 
-  async #check(after: "killed" | "stopped"): Promise<void> {
+  async #check(ending: Ending): Promise<void> {
     const { clients } = this.#box;
     const listing = await listCopies(clients);
     const parts = { box: this.#box, contents: this.#contents, book: this.#book, hosts: this.#hosts, tally: this.tally };
     await settleAfterKill(parts, this.#operator.open, listing);
     this.#operator.open = undefined;
-    if (after === "killed") this.#book.killed();
-    else this.#book.stoppedCleanly();
+    if (ending === "stop") this.#book.stoppedCleanly();
+    else this.#book.killed();
     reconcile(this.#book, this.tally, await listCopies(clients));
     await requireRows(clients, this.#contents, this.#book);
     await this.#checkContents();

@@ -77,9 +77,13 @@ export class KillableBox {
     return how;
   }
 
+  askToStop(): void {
+    this.#child?.kill("SIGTERM");
+  }
+
   /** Stops in order. Throws unless it ends with exit code 0. */
   async stop(): Promise<void> {
-    this.#child?.kill("SIGTERM");
+    this.askToStop();
     const how = await withPatience(this.#exited, "the stop of the box");
     this.#forget();
     if (how !== "exit code 0") throw new Error(`the box stopped with ${how}`);

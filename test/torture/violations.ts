@@ -11,6 +11,7 @@ export function require(condition: boolean, message: () => string): asserts cond
 export class Tally {
   kills = 0;
   killsWhileStarting = 0;
+  killsWhileStopping = 0;
   cleanStops = 0;
   commands = 0;
   refused = 0;
