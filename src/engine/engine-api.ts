@@ -179,6 +179,8 @@ export interface EngineApi {
   /** Drains, makes everything durable, closes everything. Idempotent. */
   stop(): Promise<void>;
 
+  // What has to do with a device ends within DEVICE_STEP_TIMEOUT_MS, with DEVICE_TIMEOUT if it stalls.
+
   /** Looks at a path without keeping it open: size, kind, and whether it may be used. */
   inspectPath(path: string): Promise<VolumeFacts>;
   /** Creates a sparse file of this size; PATH_EXISTS, NO_SPACE. Durable when it returns. */
@@ -188,7 +190,15 @@ export interface EngineApi {
   addVolume(spec: VolumeSpec): Promise<VolumeFacts>;
   /** VOLUME_BUSY while sessions or exports use it. */
   removeVolume(uid: string): Promise<void>;
-  /** `sizeBytes` 0 takes over the backing's present size. VOLUME_BUSY, SIZE_INVALID. */
+  /**
+   * Opens a volume again that is not online, as it was: the same file or device, at least as large (VOLUME_SHRUNK,
+   * PATH_NOT_USABLE). Its copies go on. One that is online stays as it is.
+   */
+  reopenVolume(uid: string): Promise<VolumeFacts>;
+  /**
+   * `sizeBytes` 0 opens it again with the backing's present size, also when it is not online. VOLUME_BUSY, SIZE_INVALID.
+   * After DEVICE_TIMEOUT the volume is not online, and its size may be the old one or the new.
+   */
   resizeVolume(uid: string, sizeBytes: number): Promise<VolumeFacts>;
   volumeStatus(uid: string): Promise<VolumeStatus>;
   partitions(uid: string): Promise<PartitionFacts[]>;

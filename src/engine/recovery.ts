@@ -4,7 +4,8 @@
  * The same way after a clean stop and after a crash; only the regions that were hot differ. Every step can be repeated.
  *   1. open the points log; 2. open the volumes; 3. read the sessions, each from its own files or from the last point,
  *   whichever is newer; 4. put the chains back together; 5. let sessions hold their epochs, forget what nobody holds;
- *   6. (in the background, session-set.ts) write checkpoints, then empty the points log.
+ *   6. compare what a clean stop noted of the volumes (foreign-writes.ts);
+ *   7. (in the background, session-set.ts) write checkpoints, then empty the points log.
  * What is damaged stays where it is: a chain that cannot be read says "everything", a session that cannot be read has durably
  * failed, so that its destination is not trusted. What only cannot be read now (no descriptors, no permission, a newer
  * format) refuses the start: nothing is dropped or rebuilt because of it.
@@ -13,6 +14,7 @@
 import { asTidemarkError, TidemarkError } from "../base/errors.ts";
 import { isDamage } from "./durable/state-files.ts";
 import type { EngineEvent, VolumeSpec } from "./engine-api.ts";
+import { foreignWriteTo, readStamps, storeStamps } from "./foreign-writes.ts";
 import type { EnginePorts } from "./ports.ts";
 import { EndedSessions } from "./session/ended-sessions.ts";
 import { PointsLog, type RecoveredPoint } from "./session/points-log.ts";
@@ -43,7 +45,7 @@ export async function recover(options: {
   const { log, points, damage } = await PointsLog.open(files, ports.core);
   if (damage)
     trouble("points may be lost; copies that may have had one since their last checkpoint have failed", damage);
-  for (const spec of specs) await volumes.openAtStart(spec);
+  await volumes.openAtStart(specs);
   const ended = new EndedSessions(files);
   const state = { points, pointsDamage: damage, ended, trouble };
   const found: FoundSession[] = [];
@@ -59,8 +61,34 @@ export async function recover(options: {
   for (const one of found) await sessions.adoptFound(one, trouble);
   for (const spec of specs) volumes.require(spec.uid).chain.prune();
   if (points.length > 0) sessions.noteUnsettled(specs.map((spec) => volumes.require(spec.uid)));
+  await noticeForeignWrites(ports, volumes, sessions, { specs, trouble });
   for (const point of points) for (const map of point.maps.values()) map.dispose();
   return sessions;
+}
+
+async function noticeForeignWrites(
+  { files }: EnginePorts,
+  volumes: VolumeSet,
+  sessions: SessionSet,
+  { specs, trouble }: { specs: readonly VolumeSpec[]; trouble: ChainState["trouble"] },
+): Promise<void> {
+  const stamps = await readStamps(files);
+  const unseen = new Map<string, string>();
+  for (const spec of specs) {
+    const volume = volumes.require(spec.uid);
+    const stamp = stamps.get(spec.uid);
+    if (stamp === undefined) continue;
+    if (!volume.online) {
+      volume.expectedStamp = stamp;
+      unseen.set(spec.uid, stamp);
+      continue;
+    }
+    const foreign = await foreignWriteTo(volume, stamp);
+    if (!foreign) continue;
+    trouble(`foreign write`, foreign);
+    await sessions.foreignWrite(volume, foreign);
+  }
+  await storeStamps(files, unseen);
 }
 
 interface ChainState {

@@ -209,3 +209,73 @@ test("files of a volume that is not registered are kept and reported", async (t)
   await lab.lab.finish();
   await lab.holds(t, "v2");
 });
+
+for (const kind of ["opc", "quickopc"] as const)
+  test(`${kind}: a source written to by another program while the box was stopped: a copy that still needed it has failed`, async (t) => {
+    const lab = await CopyLab.start(t, [SMALL, SMALL, SMALL]);
+    await lab.copy(t, "v1", "v2", kind);
+    await lab.lab.engine.stop();
+    await lab.lab.disk("v1").memory.write(15 * G, new Uint8Array(G).fill(7));
+    lab.image("v1").fill(7, 15 * G, 16 * G);
+    await lab.lab.boot();
+    t.like(await lab.session("c1"), { phase: "failed", failure: { cause: "OTHER" } });
+    t.regex((await lab.session("c1")).failure?.message ?? "", /another program/);
+    t.is((await lab.restart("c1")).plannedGranules, 21);
+    await lab.lab.finish();
+    await lab.holds(t, "v2");
+  });
+
+for (const volume of ["v1", "v2"])
+  test(`${volume} of a tracking pair written to by another program while the box was stopped: the next copy is full`, async (t) => {
+    const lab = await tracked(t);
+    await lab.lab.engine.stop();
+    await lab.lab.disk(volume).memory.write(15 * G, new Uint8Array(G).fill(7));
+    if (volume === "v1") lab.image("v1").fill(7, 15 * G, 16 * G);
+    await lab.lab.boot();
+    t.true(troubles(lab).some((message) => /another program/.test(message)));
+    await lab.lab.kill(1); // what was noticed is durable
+    const { phase, changedGranules } = await lab.session("c1");
+    t.deepEqual([phase, changedGranules], ["tracking", 21]);
+    t.is((await lab.restart("c1")).reason, "BASE_LOST");
+    await lab.lab.finish();
+    await lab.holds(t, "v2");
+  });
+
+test("a clean stop and start without a foreign write costs nothing, and a kill is not taken for one", async (t) => {
+  const lab = await tracked(t);
+  await lab.touch("v1", [2]);
+  await lab.lab.reboot();
+  t.like(await lab.session("c1"), { phase: "tracking", changedGranules: 1 });
+  await lab.touch("v1", [9]);
+  await lab.lab.kill(1);
+  t.deepEqual(troubles(lab), []);
+  t.is((await lab.restart("c1")).reason, "MAP_WIDENED");
+});
+
+test("a crash while the consequences of a foreign write are made durable leads to them again", async (t) => {
+  const lab = await tracked(t);
+  await lab.lab.engine.stop();
+  await lab.lab.disk("v1").memory.write(15 * G, new Uint8Array(G).fill(7));
+  lab.image("v1").fill(7, 15 * G, 16 * G);
+  failOnce(lab, "write", /^volumes\/v1\/epoch-/, "EIO");
+  await t.throwsAsync(() => lab.lab.boot(), { instanceOf: TidemarkError });
+  lab.lab.stateFiles.intercept = undefined;
+  await lab.lab.kill(1);
+  t.is((await lab.restart("c1")).reason, "BASE_LOST");
+  await lab.lab.finish();
+  await lab.holds(t, "v2");
+});
+
+test("a backing that has grown outside costs no difference", async (t) => {
+  const lab = await tracked(t);
+  await lab.touch("v1", [3]);
+  const disk = lab.lab.disk("v1");
+  disk.registeredBytes = disk.memory.sizeBytes;
+  const extent = lab.extent("v1");
+  await lab.lab.reboot();
+  await disk.memory.resize(2 * SMALL);
+  await lab.lab.reboot();
+  t.like(await lab.session("c1"), { changedGranules: 1 });
+  await lab.engine.write(extent, 17 * G, new Uint8Array(G));
+  t.like(await lab.restart("c1"), { reason: "DIFFERENCE", plannedGranules: 2 });
+});

@@ -64,18 +64,37 @@ export function smallJobs(mover: Mover, budgetBytes: number): Mover {
 /** The device stays when its opener closes it, as a disk does. */
 class Disk {
   readonly memory: BlockDevice;
+  /** Why it cannot be opened at the moment. */
+  away: TidemarkError | undefined;
+  /** What it lives on; by default its name. */
+  identity: readonly string[] | undefined;
+  /** What opening and closing it waits for. */
+  opening: Promise<void> | undefined;
+  closing: Promise<void> | undefined;
+  /** How often it is open. */
+  handles = 0;
+  /** Size at registration when the device has grown since. */
+  registeredBytes: number | undefined;
   /** Processes that have used it; what an earlier one still has open is dead. */
   #process = 0;
   constructor(memory: BlockDevice) {
     this.memory = memory;
   }
 
-  open(): BlockDevice {
+  async open(): Promise<BlockDevice> {
     const { memory } = this;
+    await this.opening;
+    if (this.away) throw this.away;
+    this.handles++;
     const process = this.#process;
+    let closed: Promise<void> | undefined;
     return new Proxy(memory, {
       get: (target, property) => {
-        if (property === "close") return async () => undefined;
+        if (property === "close")
+          return () => {
+            closed ??= this.#close(process);
+            return closed;
+          };
         if (process !== this.#process) throw new TidemarkError("DEVICE_GONE", { message: "its process was killed" });
         const value = Reflect.get(target, property, target) as unknown;
         return typeof value === "function" ? value.bind(target) : value;
@@ -83,8 +102,14 @@ class Disk {
     });
   }
 
+  async #close(process: number): Promise<void> {
+    await this.closing;
+    if (process === this.#process) this.handles--;
+  }
+
   kill(): void {
     this.#process++;
+    this.handles = 0;
   }
 }
 
@@ -128,8 +153,11 @@ export class EngineLab {
       ports: async () => ({
         files: this.#filesOfProcess(),
         mover: smallJobs(createMover({ workers: 0 }), this.#jobBytes),
-        identityOf: async (path) => [path],
-        openDevice: async (path) => ({ device: this.disk(path).open(), identity: [path] }),
+        identityOf: async (path) => this.disk(path).identity ?? [path],
+        openDevice: async (path) => {
+          const device = await this.disk(path).open();
+          return { device, identity: this.disk(path).identity ?? [path] };
+        },
       }),
     });
     const { engine } = this;
@@ -140,7 +168,7 @@ export class EngineLab {
       uid: name,
       name,
       path: name,
-      sizeBytes: disk.memory.sizeBytes,
+      sizeBytes: disk.registeredBytes ?? disk.memory.sizeBytes,
     }));
     this.found = await this.engine.start({ stateDirectory: "unused", volumes });
   }

@@ -9,7 +9,7 @@ import { asTidemarkError, TidemarkError } from "../../base/errors.ts";
 import { BARRIER_TIMEOUT_MS, SESSIONS_MAX, SESSIONS_PER_VOLUME_MAX } from "../../base/limits.ts";
 import { granuleCountOf } from "../../base/units.ts";
 import { isDamage } from "../durable/state-files.ts";
-import type { CopyPlan, EngineEvent, SessionStatus, StartRequest } from "../engine-api.ts";
+import type { CopyPlan, EngineEvent, SessionStatus, StartRequest, VolumeFacts } from "../engine-api.ts";
 import { PagedBitmap } from "../map/paged-bitmap.ts";
 import type { EnginePorts } from "../ports.ts";
 import { within } from "../sync/deadline.ts";
@@ -226,13 +226,22 @@ export class SessionSet {
     await session.checkpoint();
   }
 
+  /**
+   * Another program has written to this volume: what its sessions still had to preserve is gone, and what changed is not
+   * known. Durable when it resolves.
+   */
+  async foreignWrite(volume: Volume, error: TidemarkError): Promise<void> {
+    for (const session of [...volume.leaving]) if (session.unfinished) await session.fail(error);
+    await this.#volumes.loseEpochs(volume);
+  }
+
   /** Everything that the points log of the last run still has to remember. `resume` sees to it. */
   noteUnsettled(volumes: readonly Volume[]): void {
     this.#pointsSeen++;
     for (const side of [...this.#sessions.values(), ...volumes]) this.#unsettled.set(side, this.#pointsSeen);
   }
 
-  /** Goes on where the last run of the daemon stopped. Sessions of unavailable volumes wait for the next start. */
+  /** Goes on where copying stopped: at the start, or because a volume was away. Sessions of unavailable volumes wait. */
   resume(): void {
     this.#settlePoints();
     for (const session of this.#sessions.values()) {
@@ -268,7 +277,41 @@ export class SessionSet {
     });
   }
 
-  /** Serialises with all changes of sessions; for removing and resizing volumes. */
+  /**
+   * Opens a volume again that is away; one that is online stays as it is. No piece of a copy uses its device by then: new
+   * ones find it away. Copies that waited for it go on.
+   */
+  async reopenVolume(uid: string): Promise<VolumeFacts> {
+    const volume = await this.exclusively(async () => {
+      this.#requireRunning();
+      return this.#volumes.reserve(uid, "opened again");
+    });
+    try {
+      if (!volume.online) {
+        await this.#piecesEnd(volume);
+        await this.#volumes.reopen(uid);
+        this.resume();
+      }
+      return this.#volumes.facts(uid);
+    } finally {
+      this.#volumes.release(uid);
+    }
+  }
+
+  async #piecesEnd(volume: Volume): Promise<void> {
+    const ending = [...new Set([...volume.entering, ...volume.leaving])].map(async (session) => {
+      await this.#copier.stop(session);
+      session.lock.release(await session.lock.acquire(0, session.granuleCount));
+    });
+    await within(this.#ports.clock, BARRIER_TIMEOUT_MS, Promise.all(ending), () => {
+      return new TidemarkError("DEVICE_TIMEOUT", {
+        message: `volume ${volume.name} cannot be opened again: ${volume.path} does not answer what it was asked before`,
+        hint: "look after the device and the kernel log (dmesg), then try again",
+      });
+    });
+  }
+
+  /** Serialises with all changes of sessions; for what must not happen while one begins or ends. */
   exclusively<T>(task: () => Promise<T>): Promise<T> {
     return this.#admin.run(task);
   }

@@ -11,7 +11,6 @@
  */
 import { endOnBug } from "../../base/assert.ts";
 import { TidemarkError } from "../../base/errors.ts";
-import { ACTIVITY_LOG_CHECKPOINT_BYTES } from "../../base/limits.ts";
 import { granulesTouched } from "../../base/units.ts";
 import { REGION_BITS_BYTES, REGION_GRANULES, type RegionBits } from "../durable/activity-frames.ts";
 import { ActivityLog, type ActivityLogOptions } from "../durable/activity-log.ts";
@@ -19,10 +18,10 @@ import { readMap, writeMap } from "../durable/map-file.ts";
 import type { StateFiles } from "../durable/state-files.ts";
 import { Superblock } from "../durable/superblock.ts";
 import type { PagedBitmap } from "../map/paged-bitmap.ts";
-import type { EnginePorts } from "../ports.ts";
+import type { ActivityBounds, EnginePorts } from "../ports.ts";
 import type { RecoveredPoint, VolumeSeal } from "../session/points-log.ts";
 import { Mutex } from "../sync/mutex.ts";
-import type { Epoch, EpochTrust } from "./change-chain.ts";
+import { type Epoch, type EpochTrust, leastTrust } from "./change-chain.ts";
 import type { Volume } from "./volume.ts";
 import { decodeVolumeRecord, type EpochEntry, mapFileOf, TRUSTS, type VolumeRecord } from "./volume-record.ts";
 
@@ -31,6 +30,7 @@ export const VOLUMES_DIRECTORY = "volumes";
 export class VolumeTracking {
   readonly activity: ActivityLog;
   readonly #files: StateFiles;
+  readonly #bounds: ActivityBounds;
   readonly #volume: Volume;
   readonly #super: Superblock<VolumeRecord>;
   readonly #checkpoints = new Mutex();
@@ -42,13 +42,14 @@ export class VolumeTracking {
   #checkpointing = false;
 
   private constructor(options: {
-    files: StateFiles;
+    ports: EnginePorts;
     volume: Volume;
     superblock: Superblock<VolumeRecord>;
     activity: ActivityLog;
     openEpoch: number;
   }) {
-    this.#files = options.files;
+    this.#files = options.ports.files;
+    this.#bounds = options.ports.activity;
     this.#volume = options.volume;
     this.#super = options.superblock;
     this.activity = options.activity;
@@ -63,11 +64,11 @@ export class VolumeTracking {
     const directory = directoryOf(volume.uid);
     await files.makeDirectory(directory);
     const openEpoch = volume.chain.nextId - 1;
-    const activity = await ActivityLog.create(logOptions(files, volume), 1, openEpoch);
+    const activity = await ActivityLog.create(logOptions(ports, volume), 1, openEpoch);
     const superblock = await newSuperblock(files, volume, { log: 1, serial: 1, epochs: [], replaces: "nothing" });
     await files.syncDirectory(directory);
     await files.syncDirectory(VOLUMES_DIRECTORY);
-    return new VolumeTracking({ files, volume, superblock, activity, openEpoch });
+    return new VolumeTracking({ ports, volume, superblock, activity, openEpoch });
   }
 
   /**
@@ -106,17 +107,16 @@ export class VolumeTracking {
           message: `${directory}: the activity log al-${record.log}.log is missing`,
           hint: "what this volume tracks is copied in full next time",
         });
-      const { log, replay } = await ActivityLog.open(logOptions(files, volume), numbers);
+      const { log, replay } = await ActivityLog.open(logOptions(ports, volume), numbers);
       for (const sealed of replay.sealed) addBits(epochOf(epochs, sealed.epoch, volume), sealed.regionBits);
       const open = epochOf(epochs, replay.openEpoch, volume);
       addBits(open, replay.regionBits);
-      const tracking = new VolumeTracking({ files, volume, superblock, activity: log, openEpoch: replay.openEpoch });
+      const tracking = new VolumeTracking({ ports, volume, superblock, activity: log, openEpoch: replay.openEpoch });
       const last = tracking.#applyPoints(epochs, points, open);
       for (const region of replay.hotRegions) {
         setRegion(last, region);
         last.trust = last.trust === "lost" ? "lost" : "widened";
       }
-      if (record.clean) await superblock.store({ ...record, clean: false });
       const held = epochs.filter((epoch) => epoch.id > 0);
       volume.chain.restore(held, Math.max(record.nextEpoch, last.id + 1));
       return tracking;
@@ -160,11 +160,11 @@ export class VolumeTracking {
     }
     volume.chain.restore(epochs, nextEpoch);
     const openEpoch = sorted.at(-1) ?? volume.chain.nextId - 1;
-    const activity = await ActivityLog.create(logOptions(files, volume), serial, openEpoch);
+    const activity = await ActivityLog.create(logOptions(ports, volume), serial, openEpoch);
     const made = { log: serial, serial, epochs: entries, replaces: "damaged" as const };
     const superblock = await newSuperblock(files, volume, made);
     await files.syncDirectory(VOLUMES_DIRECTORY);
-    const tracking = new VolumeTracking({ files, volume, superblock, activity, openEpoch });
+    const tracking = new VolumeTracking({ ports, volume, superblock, activity, openEpoch });
     await tracking.#removeLeftovers(directory);
     return tracking;
   }
@@ -226,9 +226,28 @@ export class VolumeTracking {
     });
   }
 
+  /** The device may have lost what was written last: every granule of the regions that are hot counts as changed. */
+  widenHot(): void {
+    const { chain } = this.#volume;
+    if (!chain.tracked) return;
+    for (const region of this.activity.hotRegions) {
+      setRegion(chain.open, region);
+      chain.open.trust = leastTrust(chain.open.trust, "widened");
+    }
+  }
+
   /** Marks were set that are only in the points log. */
   noteMarks(): void {
     this.#marksNoted++;
+  }
+
+  /** Nobody knows what has changed: every epoch says "everything", durably when it resolves. */
+  async loseEpochs(): Promise<void> {
+    for (const epoch of this.#volume.chain.epochs) {
+      epoch.map.setRange(0, epoch.map.bitCount);
+      epoch.trust = "lost";
+    }
+    await this.checkpoint("running");
   }
 
   /** What the points did to the chain is durable in the volume's own files when it resolves. */
@@ -242,12 +261,12 @@ export class VolumeTracking {
       // An epoch that has been merged away may still have bits in its file: only a checkpoint drops it.
       const missing = record.epochs.filter(([id, , , serial]) => serial > 0 && !epochs.some(([kept]) => kept === id));
       const all = [...missing, ...epochs].sort((a, b) => a[0] - b[0]);
-      await this.#super.store({ ...record, epochs: all, nextEpoch: this.#volume.chain.nextId, clean: false });
+      await this.#super.store({ ...record, epochs: all, nextEpoch: this.#volume.chain.nextId });
     });
   }
 
   #checkpointWhenLong(): void {
-    if (this.#checkpointing || this.activity.sizeBytes < ACTIVITY_LOG_CHECKPOINT_BYTES) return;
+    if (this.#checkpointing || this.activity.sizeBytes < this.#bounds.checkpointBytes) return;
     this.#checkpointing = true;
     // A failure leaves the old checkpoint and both logs, which recovery reads; the next activation tries again.
     void this.checkpoint("running")
@@ -279,8 +298,7 @@ export class VolumeTracking {
         for (const { map } of copies) map.dispose();
       }
       const nextEpoch = this.#volume.chain.nextId;
-      const clean = mode === "clean";
-      await this.#super.store({ uid: this.#volume.uid, nextEpoch, log: number, serial, epochs, clean });
+      await this.#super.store({ uid: this.#volume.uid, nextEpoch, log: number, serial, epochs });
       this.#marksKept = marks;
       await this.#removeLeftovers(directory);
     });
@@ -321,7 +339,7 @@ function newSuperblock(
   first: Pick<VolumeRecord, "log" | "serial" | "epochs"> & { readonly replaces: "nothing" | "damaged" },
 ): Promise<Superblock<VolumeRecord>> {
   const { log, serial, epochs, replaces } = first;
-  const record: VolumeRecord = { uid: volume.uid, nextEpoch: volume.chain.nextId, log, serial, epochs, clean: false };
+  const record: VolumeRecord = { uid: volume.uid, nextEpoch: volume.chain.nextId, log, serial, epochs };
   const path = `${directoryOf(volume.uid)}/super`;
   return Superblock.create(files, path, "volume", volume.uid, record, decodeVolumeRecord, replaces);
 }
@@ -339,9 +357,10 @@ function directoryOf(uid: string): string {
   return `${VOLUMES_DIRECTORY}/${uid}`;
 }
 
-function logOptions(files: StateFiles, volume: Volume): ActivityLogOptions {
+function logOptions({ files, activity }: EnginePorts, volume: Volume): ActivityLogOptions {
   return {
     files,
+    slots: activity.slots,
     ownerId: volume.uid,
     path: (number) => `${directoryOf(volume.uid)}/al-${number}.log`,
     readRegionBits: (region) =>

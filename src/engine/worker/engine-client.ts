@@ -132,6 +132,10 @@ export class WorkerEngineClient implements EngineClient {
     return this.#call("removeVolume", uid);
   }
 
+  reopenVolume(uid: string): Promise<VolumeFacts> {
+    return this.#call("reopenVolume", uid);
+  }
+
   resizeVolume(uid: string, sizeBytes: number): Promise<VolumeFacts> {
     return this.#call("resizeVolume", uid, sizeBytes);
   }

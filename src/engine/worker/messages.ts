@@ -18,6 +18,7 @@ const METHODS: Readonly<Record<EngineMethod, true>> = {
   removeFile: true,
   addVolume: true,
   removeVolume: true,
+  reopenVolume: true,
   resizeVolume: true,
   volumeStatus: true,
   partitions: true,
