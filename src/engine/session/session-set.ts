@@ -17,10 +17,11 @@ import { Mutex } from "../sync/mutex.ts";
 import type { Volume } from "../volume/volume.ts";
 import type { VolumeSet } from "../volume/volume-set.ts";
 import { Copier } from "./copier.ts";
+import { explainStart } from "./explain.ts";
 import { extentsOverlap } from "./extents.ts";
-import { firePoint, type LiveView, type PointHost, type PointMember, reasonOf } from "./point.ts";
+import { firePoint, type LiveView, type PointHost, type PointMember } from "./point.ts";
 import type { PointsLog } from "./points-log.ts";
-import { planStart, transitionOf } from "./rules.ts";
+import { transitionOf } from "./rules.ts";
 import { CopySession } from "./session.ts";
 import { SessionFiles } from "./session-files.ts";
 import type { SessionRecord } from "./session-record.ts";
@@ -138,35 +139,7 @@ export class SessionSet {
   }
 
   explain(request: Omit<StartRequest, "id" | "pace">): CopyPlan {
-    const views = this.#views();
-    const plan = planStart(views, request);
-    const existing = plan.existing?.session;
-    const base = plan.restores?.session ?? existing;
-    const granules = granuleCountOf(plan.source.lengthBytes);
-    const reason = plan.transition.reason ?? "FIRST_COPY";
-    if (plan.transition.copies === "everything" || !base)
-      return {
-        reason,
-        existingId: existing?.id,
-        plannedGranules: granules,
-        bytesPlanned: plan.source.lengthBytes,
-        pendingGranules: 0,
-        sourceChangedGranules: 0,
-        destinationChangedGranules: 0,
-      };
-    const pending = base.missing();
-    const source = base.changedSincePoint("source");
-    const destination = base.changedSincePoint("destination");
-    const counts = {
-      pendingGranules: pending.count,
-      sourceChangedGranules: plan.restores ? destination.count : source.count,
-      destinationChangedGranules: plan.restores ? source.count : destination.count,
-    };
-    pending.union(source);
-    pending.union(destination);
-    const planned = { plannedGranules: pending.count, bytesPlanned: base.bytesOf(pending) };
-    for (const map of [pending, source, destination]) map.dispose();
-    return { reason: reasonOf(reason, base.trust), existingId: existing?.id, ...planned, ...counts };
+    return explainStart(this.#views(), request);
   }
 
   require(id: string): CopySession {
