@@ -7,9 +7,11 @@
 import { endOnBug } from "../../base/assert.ts";
 import { asTidemarkError, TidemarkError } from "../../base/errors.ts";
 import { BARRIER_TIMEOUT_MS, SESSIONS_MAX, SESSIONS_PER_VOLUME_MAX } from "../../base/limits.ts";
+import type { BlockDevice } from "../../base/ports.ts";
 import { granuleCountOf } from "../../base/units.ts";
 import { isDamage } from "../durable/state-files.ts";
 import type { CopyPlan, EngineEvent, SessionStatus, StartRequest, VolumeFacts } from "../engine-api.ts";
+import { foreignWriteTo, storeStamps } from "../foreign-writes.ts";
 import { PagedBitmap } from "../map/paged-bitmap.ts";
 import type { EnginePorts } from "../ports.ts";
 import { within } from "../sync/deadline.ts";
@@ -61,6 +63,7 @@ export class SessionSet {
     this.#points = options.points;
     this.#emit = options.emit;
     this.#copier = new Copier(options.ports);
+    options.volumes.onReturn = (volume, device) => this.#noticeForeignWrite(volume, device);
   }
 
   // --- requests ------------------------------------------------------------------------------------------------------
@@ -202,6 +205,21 @@ export class SessionSet {
   async foreignWrite(volume: Volume, error: TidemarkError): Promise<void> {
     for (const session of [...volume.leaving]) if (session.unfinished) await session.fail(error);
     await this.#volumes.loseEpochs(volume);
+  }
+
+  /** A volume comes back that was away at the start: as recovery does for the others (foreign-writes.ts). */
+  async #noticeForeignWrite(volume: Volume, device: BlockDevice): Promise<void> {
+    const { expectedStamp } = volume;
+    if (expectedStamp === undefined) return;
+    const foreign = await foreignWriteTo(volume, device, expectedStamp);
+    await this.#admin.run(async () => {
+      if (foreign) {
+        this.#trouble(foreign);
+        await this.foreignWrite(volume, foreign);
+      }
+      volume.expectedStamp = undefined;
+      await storeStamps(this.#ports.files, this.#volumes.expectedStamps());
+    });
   }
 
   /** Everything that the points log of the last run still has to remember. `resume` sees to it. */
