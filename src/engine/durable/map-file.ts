@@ -181,7 +181,7 @@ async function writeAll(file: StateFile, header: MapHeader, bitmap: PagedBitmap)
 }
 
 /**
- * Reads a map; the caller disposes it. What is read is made durable first. PATH_NOT_FOUND; METADATA_CORRUPT names the file
+ * Reads a map; the caller disposes it. A map has its name only once it is durable, so nothing is synced. PATH_NOT_FOUND; METADATA_CORRUPT names the file
  * and, where it can be told, the page; SCHEMA_TOO_NEW; MEMORY_EXHAUSTED.
  */
 export async function readMap(files: StateFiles, path: string, expected: MapHeader, core: Core): Promise<PagedBitmap> {
@@ -189,7 +189,6 @@ export async function readMap(files: StateFiles, path: string, expected: MapHead
   const file = await files.open(path, { create: "must-exist" });
   const bitmap = new PagedBitmap(core, expected.bitCount, "empty");
   try {
-    await file.sync();
     const head = await file.read(0, HEADER_BYTES);
     const totals = decodeHeader(path, head, expected);
     await readRecords(file, bitmap, totals, crc32c(head.subarray(0, HEADER.identityEnd)));

@@ -83,30 +83,24 @@ export class SessionFiles {
     return new SessionFiles({ id, files, superblock, log, logFile, mapFile: undefined, serial });
   }
 
-  /** The record as the superblock has it. */
-  static async readRecord(files: StateFiles, id: string): Promise<SessionRecord> {
-    const path = `${directoryOf(id)}/super`;
-    const superblock = await Superblock.open(files, path, "session", id, decodeSessionRecord);
-    try {
-      return superblock.value;
-    } finally {
-      await superblock.close();
-    }
+  /** The superblock of a session found at start; `open` takes it over. */
+  static openSuperblock(files: StateFiles, id: string): Promise<Superblock<SessionRecord>> {
+    return Superblock.open(files, `${directoryOf(id)}/super`, "session", id, decodeSessionRecord);
   }
 
   /**
-   * Opens the files of `record`, which comes from the superblock or from a later point, and gives back the map of missing
+   * Opens the files of `record`, which comes from `superblock` or from a later point, and gives back the map of missing
    * granules. `pointMap` is the map of the point when the record comes from there. Removes left-over files.
    */
   static async open(
     files: StateFiles,
     core: Core,
+    superblock: Superblock<SessionRecord>,
     record: SessionRecord,
     options: { pointMap: PagedBitmap | undefined; granuleCount: number },
   ): Promise<{ sessionFiles: SessionFiles; missing: PagedBitmap }> {
     const { id } = record;
     const directory = directoryOf(id);
-    const superblock = await Superblock.open(files, `${directory}/super`, "session", id, decodeSessionRecord);
     const missing =
       options.pointMap ??
       (await readMap(

@@ -5,10 +5,9 @@
  * the instant is point.ts, the copying is copier.ts.
  */
 import { endOnBug } from "../../base/assert.ts";
-import { asTidemarkError, TidemarkError } from "../../base/errors.ts";
+import { TidemarkError } from "../../base/errors.ts";
 import { BARRIER_TIMEOUT_MS, SESSIONS_MAX, SESSIONS_PER_VOLUME_MAX } from "../../base/limits.ts";
 import { granuleCountOf } from "../../base/units.ts";
-import { isDamage } from "../durable/state-files.ts";
 import type { CopyPlan, EngineEvent, SessionStatus, StartRequest, VolumeFacts } from "../engine-api.ts";
 import { PagedBitmap } from "../map/paged-bitmap.ts";
 import type { EnginePorts } from "../ports.ts";
@@ -25,7 +24,7 @@ import { planStart, transitionOf } from "./rules.ts";
 import { CopySession } from "./session.ts";
 import { SessionFiles } from "./session-files.ts";
 import type { SessionRecord } from "./session-record.ts";
-import { type FoundSession, failedFound } from "./session-recovery.ts";
+import type { FoundSession } from "./session-recovery.ts";
 
 /** Between attempts at what could not be made durable. */
 const RETRY_AFTER_MS = 5000;
@@ -205,24 +204,15 @@ export class SessionSet {
 
   /** Takes over a session as recovery has found it; one whose files cannot be used has durably failed when it resolves. */
   async adoptFound(found: FoundSession, trouble: (what: string, error: unknown) => void): Promise<void> {
-    const { record, damage } = found;
-    const { files, core } = this.#ports;
-    const granuleCount = granuleCountOf(record.source.lengthBytes);
-    if (!damage) {
-      try {
-        const pointMap = found.pointMap?.clone();
-        const { sessionFiles, missing } = await SessionFiles.open(files, core, record, { pointMap, granuleCount });
-        this.adopt(record, missing, sessionFiles).holdEpochs();
-        return;
-      } catch (cause) {
-        const error = asTidemarkError(cause);
-        if (!isDamage(error)) throw error;
-        return this.adoptFound(failedFound(found, error), trouble);
-      }
+    const { record, opened, damage } = found;
+    if (opened) {
+      this.adopt(record, opened.missing, opened.sessionFiles).holdEpochs();
+      return;
     }
     trouble(`copy ${record.id} has failed`, damage);
-    const salvaged = await SessionFiles.salvage(files, record);
-    const session = this.adopt(record, new PagedBitmap(core, granuleCount, "full"), salvaged);
+    const { files, core } = this.#ports;
+    const everything = new PagedBitmap(core, granuleCountOf(record.source.lengthBytes), "full");
+    const session = this.adopt(record, everything, await SessionFiles.salvage(files, record));
     await session.checkpoint();
   }
 
