@@ -85,7 +85,7 @@ async function noticeForeignWrites(
       unseen.set(spec.uid, stamp);
       continue;
     }
-    const foreign = await foreignWriteTo(volume, stamp);
+    const foreign = await foreignWriteTo(volume, volume.requireDevice(), stamp);
     if (!foreign) continue;
     trouble(`foreign write`, foreign);
     await sessions.foreignWrite(volume, foreign);
