@@ -55,6 +55,7 @@ export function smallJobs(mover: Mover, budgetBytes: number): Mover {
   return {
     move: (from, to, runs, options) =>
       mover.move(from, to, runs, {
+        ...options,
         budgetBytes: options.budgetBytes === Number.MAX_SAFE_INTEGER ? options.budgetBytes : budgetBytes,
       }),
     close: () => mover.close(),
