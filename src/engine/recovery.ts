@@ -16,6 +16,7 @@ import { isDamage } from "./durable/state-files.ts";
 import type { EngineEvent, VolumeSpec } from "./engine-api.ts";
 import { foreignWriteTo, readStamps, storeStamps } from "./foreign-writes.ts";
 import type { EnginePorts } from "./ports.ts";
+import { EndedSessions } from "./session/ended-sessions.ts";
 import { PointsLog, type RecoveredPoint } from "./session/points-log.ts";
 import { SESSIONS_DIRECTORY } from "./session/session-files.ts";
 import { type FoundSession, readSession } from "./session/session-recovery.ts";
@@ -44,8 +45,9 @@ export async function recover(options: {
   const { log, points, damage } = await PointsLog.open(files, ports.core);
   if (damage)
     trouble("points may be lost; copies that may have had one since their last checkpoint have failed", damage);
-  for (const spec of specs) await volumes.openAtStart(spec);
-  const state = { points, pointsDamage: damage, trouble };
+  await volumes.openAtStart(specs);
+  const ended = new EndedSessions(files);
+  const state = { points, pointsDamage: damage, ended, trouble };
   const found: FoundSession[] = [];
   for (const id of await files.list(SESSIONS_DIRECTORY)) {
     const session = await readSession(ports, volumes, id, state);
@@ -55,7 +57,7 @@ export async function recover(options: {
   const known = new Set(specs.map((spec) => spec.uid));
   for (const uid of await files.list(VOLUMES_DIRECTORY))
     if (!known.has(uid)) trouble(`volumes/${uid} is kept`, new Error("its volume is not registered in this box"));
-  const sessions = new SessionSet({ ports, volumes, points: log, emit });
+  const sessions = new SessionSet({ ports, volumes, points: log, ended, emit });
   for (const one of found) await sessions.adoptFound(one, trouble);
   for (const spec of specs) volumes.require(spec.uid).chain.prune();
   if (points.length > 0) sessions.noteUnsettled(specs.map((spec) => volumes.require(spec.uid)));

@@ -239,7 +239,7 @@ export class SessionFiles {
     return name === "super" || name === this.#mapFile || name === this.#logFile || name === this.#next?.name;
   }
 
-  /** Durably over; what remains is to remove the files. */
+  /** Durably over; what remains is to retire the files. */
   async end(record: SessionRecord): Promise<void> {
     await this.#super.store({ ...record, state: "ended", mapFile: this.#mapFile, logFile: this.#logFile });
   }
@@ -247,6 +247,14 @@ export class SessionFiles {
   async close(): Promise<void> {
     await this.#log.close();
     await this.#super.close();
+  }
+
+  /** Removes what an ended session needs no more: everything but the superblock, which says how it ended. */
+  async retire(): Promise<void> {
+    await this.abandonGeneration();
+    await this.close();
+    for (const name of await this.#files.list(this.directory))
+      if (name !== "super") await this.#files.remove(`${this.directory}/${name}`);
   }
 
   async remove(): Promise<void> {

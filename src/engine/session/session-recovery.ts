@@ -13,6 +13,7 @@ import { isDamage } from "../durable/state-files.ts";
 import { PagedBitmap } from "../map/paged-bitmap.ts";
 import type { EnginePorts } from "../ports.ts";
 import type { VolumeSet } from "../volume/volume-set.ts";
+import type { EndedSessions } from "./ended-sessions.ts";
 import type { RecoveredPoint } from "./points-log.ts";
 import { removeSessionDirectory, SESSIONS_DIRECTORY, SessionFiles } from "./session-files.ts";
 import type { SessionRecord } from "./session-record.ts";
@@ -28,10 +29,12 @@ export interface FoundSession {
 export interface RecoveryState {
   readonly points: readonly RecoveredPoint[];
   readonly pointsDamage: TidemarkError | undefined;
+  /** Takes over the sessions that have ended and are not recorded elsewhere yet. */
+  readonly ended: EndedSessions;
   readonly trouble: (what: string, error: unknown) => void;
 }
 
-/** Undefined when there is none any more; its directory is removed then. What is no damage is thrown. */
+/** Undefined when there is none any more; its directory is removed then, unless it has ended unrecorded. What is no damage is thrown. */
 export async function readSession(
   ports: EnginePorts,
   volumes: VolumeSet,
@@ -46,6 +49,7 @@ export async function readSession(
   const record = fromPoint?.record ?? own;
   if (state.pointsDamage && record && record.state !== "ended" && (await SessionFiles.mayBeLater(files, record)))
     return registered(volumes, failedBecause(record, state.pointsDamage), state);
+  if (record?.state === "ended" && state.ended.adopt(record)) return undefined;
   if (!record || record.state === "ended" || record.state === "creating") {
     await removeSessionDirectory(files, id);
     return undefined;

@@ -9,7 +9,7 @@ import { asTidemarkError, TidemarkError } from "../../base/errors.ts";
 import { BARRIER_TIMEOUT_MS, SESSIONS_MAX, SESSIONS_PER_VOLUME_MAX } from "../../base/limits.ts";
 import { granuleCountOf } from "../../base/units.ts";
 import { isDamage } from "../durable/state-files.ts";
-import type { CopyPlan, EngineEvent, SessionStatus, StartRequest } from "../engine-api.ts";
+import type { CopyPlan, EngineEvent, SessionStatus, StartRequest, VolumeFacts } from "../engine-api.ts";
 import { PagedBitmap } from "../map/paged-bitmap.ts";
 import type { EnginePorts } from "../ports.ts";
 import { within } from "../sync/deadline.ts";
@@ -17,6 +17,7 @@ import { Mutex } from "../sync/mutex.ts";
 import type { Volume } from "../volume/volume.ts";
 import type { VolumeSet } from "../volume/volume-set.ts";
 import { Copier } from "./copier.ts";
+import { type EndedSessions, endOf } from "./ended-sessions.ts";
 import { extentsOverlap } from "./extents.ts";
 import { firePoint, type LiveView, type PointHost, type PointMember, reasonOf } from "./point.ts";
 import type { PointsLog } from "./points-log.ts";
@@ -35,6 +36,7 @@ export class SessionSet {
   readonly #ports: EnginePorts;
   readonly #volumes: VolumeSet;
   readonly #points: PointsLog;
+  readonly ended: EndedSessions;
   readonly #emit: (event: EngineEvent) => void;
   readonly #sessions = new Map<string, CopySession>();
   readonly #copier: Copier;
@@ -53,11 +55,13 @@ export class SessionSet {
     ports: EnginePorts;
     volumes: VolumeSet;
     points: PointsLog;
+    ended: EndedSessions;
     emit: (event: EngineEvent) => void;
   }) {
     this.#ports = options.ports;
     this.#volumes = options.volumes;
     this.#points = options.points;
+    this.ended = options.ended;
     this.#emit = options.emit;
     this.#copier = new Copier(options.ports);
   }
@@ -84,7 +88,7 @@ export class SessionSet {
       this.#requireRunning();
       const members = choose();
       requireRoom(this.#volumes, members);
-      if (this.#sessions.size + members.length > SESSIONS_MAX)
+      if (this.#sessions.size + this.ended.size + members.length > SESSIONS_MAX)
         throw new TidemarkError("LIMIT_EXCEEDED", {
           message: `there are ${this.#sessions.size} copy sessions; at most ${SESSIONS_MAX} can exist`,
           hint: "cancel sessions that are not needed",
@@ -237,7 +241,7 @@ export class SessionSet {
     for (const side of [...this.#sessions.values(), ...volumes]) this.#unsettled.set(side, this.#pointsSeen);
   }
 
-  /** Goes on where the last run of the daemon stopped. Sessions of unavailable volumes wait for the next start. */
+  /** Goes on where copying stopped: at the start, or because a volume was away. Sessions of unavailable volumes wait. */
   resume(): void {
     this.#settlePoints();
     for (const session of this.#sessions.values()) {
@@ -273,7 +277,41 @@ export class SessionSet {
     });
   }
 
-  /** Serialises with all changes of sessions; for removing and resizing volumes. */
+  /**
+   * Opens a volume again that is away; one that is online stays as it is. No piece of a copy uses its device by then: new
+   * ones find it away. Copies that waited for it go on.
+   */
+  async reopenVolume(uid: string): Promise<VolumeFacts> {
+    const volume = await this.exclusively(async () => {
+      this.#requireRunning();
+      return this.#volumes.reserve(uid, "opened again");
+    });
+    try {
+      if (!volume.online) {
+        await this.#piecesEnd(volume);
+        await this.#volumes.reopen(uid);
+        this.resume();
+      }
+      return this.#volumes.facts(uid);
+    } finally {
+      this.#volumes.release(uid);
+    }
+  }
+
+  async #piecesEnd(volume: Volume): Promise<void> {
+    const ending = [...new Set([...volume.entering, ...volume.leaving])].map(async (session) => {
+      await this.#copier.stop(session);
+      session.lock.release(await session.lock.acquire(0, session.granuleCount));
+    });
+    await within(this.#ports.clock, BARRIER_TIMEOUT_MS, Promise.all(ending), () => {
+      return new TidemarkError("DEVICE_TIMEOUT", {
+        message: `volume ${volume.name} cannot be opened again: ${volume.path} does not answer what it was asked before`,
+        hint: "look after the device and the kernel log (dmesg), then try again",
+      });
+    });
+  }
+
+  /** Serialises with all changes of sessions; for what must not happen while one begins or ends. */
   exclusively<T>(task: () => Promise<T>): Promise<T> {
     return this.#admin.run(task);
   }
@@ -385,7 +423,7 @@ export class SessionSet {
 
   /**
    * Nothing of it is under way first: a late piece must not land on what a host writes afterwards. Then durably over, then
-   * out of the write paths, then the files go. BARRIER_TIMEOUT when a device does not answer; the session then goes on.
+   * out of the write paths, then the maps go; the rest when the domain has recorded it (`forget`). BARRIER_TIMEOUT when a device does not answer; the session then goes on.
    */
   async #end(
     session: CopySession,
@@ -396,7 +434,9 @@ export class SessionSet {
       const failed = session.state === "failed";
       const destinationUsable = !failed && !session.unfinished;
       const status = session.status({ phase, atMs: this.#ports.clock.nowMs() });
-      await session.durable.run(() => session.files.end(session.record()));
+      const ended = { session: status, destinationUsable };
+      await session.durable.run(() => session.files.end({ ...session.record(), end: endOf(ended) }));
+      this.ended.add(ended);
       session.state = "ended";
       detach(session.sourceVolume.leaving, session);
       detach(session.destinationVolume.entering, session);
@@ -405,10 +445,10 @@ export class SessionSet {
       session.releaseEpochs();
       this.#emit({ type: "session.ended", session: status, destinationUsable });
       release();
-      // What cannot be removed now is removed at the next start.
-      await session.durable.run(() => session.files.remove()).catch((error: unknown) => this.#trouble(error));
+      // What cannot be removed now is removed when the end has been recorded.
+      await session.durable.run(() => session.files.retire()).catch((error: unknown) => this.#trouble(error));
       session.dispose();
-      return { session: status, destinationUsable };
+      return ended;
     } catch (error) {
       if (session.state !== "ended") {
         release();

@@ -11,7 +11,6 @@
  */
 import { endOnBug } from "../../base/assert.ts";
 import { TidemarkError } from "../../base/errors.ts";
-import { ACTIVITY_LOG_CHECKPOINT_BYTES } from "../../base/limits.ts";
 import { granulesTouched } from "../../base/units.ts";
 import { REGION_BITS_BYTES, REGION_GRANULES, type RegionBits } from "../durable/activity-frames.ts";
 import { ActivityLog, type ActivityLogOptions } from "../durable/activity-log.ts";
@@ -19,10 +18,10 @@ import { readMap, writeMap } from "../durable/map-file.ts";
 import type { StateFiles } from "../durable/state-files.ts";
 import { Superblock } from "../durable/superblock.ts";
 import type { PagedBitmap } from "../map/paged-bitmap.ts";
-import type { EnginePorts } from "../ports.ts";
+import type { ActivityBounds, EnginePorts } from "../ports.ts";
 import type { RecoveredPoint, VolumeSeal } from "../session/points-log.ts";
 import { Mutex } from "../sync/mutex.ts";
-import type { Epoch, EpochTrust } from "./change-chain.ts";
+import { type Epoch, type EpochTrust, leastTrust } from "./change-chain.ts";
 import type { Volume } from "./volume.ts";
 import { decodeVolumeRecord, type EpochEntry, mapFileOf, TRUSTS, type VolumeRecord } from "./volume-record.ts";
 
@@ -31,6 +30,7 @@ export const VOLUMES_DIRECTORY = "volumes";
 export class VolumeTracking {
   readonly activity: ActivityLog;
   readonly #files: StateFiles;
+  readonly #bounds: ActivityBounds;
   readonly #volume: Volume;
   readonly #super: Superblock<VolumeRecord>;
   readonly #checkpoints = new Mutex();
@@ -42,13 +42,14 @@ export class VolumeTracking {
   #checkpointing = false;
 
   private constructor(options: {
-    files: StateFiles;
+    ports: EnginePorts;
     volume: Volume;
     superblock: Superblock<VolumeRecord>;
     activity: ActivityLog;
     openEpoch: number;
   }) {
-    this.#files = options.files;
+    this.#files = options.ports.files;
+    this.#bounds = options.ports.activity;
     this.#volume = options.volume;
     this.#super = options.superblock;
     this.activity = options.activity;
@@ -63,11 +64,11 @@ export class VolumeTracking {
     const directory = directoryOf(volume.uid);
     await files.makeDirectory(directory);
     const openEpoch = volume.chain.nextId - 1;
-    const activity = await ActivityLog.create(logOptions(files, volume), 1, openEpoch);
+    const activity = await ActivityLog.create(logOptions(ports, volume), 1, openEpoch);
     const superblock = await newSuperblock(files, volume, { log: 1, serial: 1, epochs: [], replaces: "nothing" });
     await files.syncDirectory(directory);
     await files.syncDirectory(VOLUMES_DIRECTORY);
-    return new VolumeTracking({ files, volume, superblock, activity, openEpoch });
+    return new VolumeTracking({ ports, volume, superblock, activity, openEpoch });
   }
 
   /**
@@ -106,11 +107,11 @@ export class VolumeTracking {
           message: `${directory}: the activity log al-${record.log}.log is missing`,
           hint: "what this volume tracks is copied in full next time",
         });
-      const { log, replay } = await ActivityLog.open(logOptions(files, volume), numbers);
+      const { log, replay } = await ActivityLog.open(logOptions(ports, volume), numbers);
       for (const sealed of replay.sealed) addBits(epochOf(epochs, sealed.epoch, volume), sealed.regionBits);
       const open = epochOf(epochs, replay.openEpoch, volume);
       addBits(open, replay.regionBits);
-      const tracking = new VolumeTracking({ files, volume, superblock, activity: log, openEpoch: replay.openEpoch });
+      const tracking = new VolumeTracking({ ports, volume, superblock, activity: log, openEpoch: replay.openEpoch });
       const last = tracking.#applyPoints(epochs, points, open);
       for (const region of replay.hotRegions) {
         setRegion(last, region);
@@ -159,11 +160,11 @@ export class VolumeTracking {
     }
     volume.chain.restore(epochs, nextEpoch);
     const openEpoch = sorted.at(-1) ?? volume.chain.nextId - 1;
-    const activity = await ActivityLog.create(logOptions(files, volume), serial, openEpoch);
+    const activity = await ActivityLog.create(logOptions(ports, volume), serial, openEpoch);
     const made = { log: serial, serial, epochs: entries, replaces: "damaged" as const };
     const superblock = await newSuperblock(files, volume, made);
     await files.syncDirectory(VOLUMES_DIRECTORY);
-    const tracking = new VolumeTracking({ files, volume, superblock, activity, openEpoch });
+    const tracking = new VolumeTracking({ ports, volume, superblock, activity, openEpoch });
     await tracking.#removeLeftovers(directory);
     return tracking;
   }
@@ -225,6 +226,16 @@ export class VolumeTracking {
     });
   }
 
+  /** The device may have lost what was written last: every granule of the regions that are hot counts as changed. */
+  widenHot(): void {
+    const { chain } = this.#volume;
+    if (!chain.tracked) return;
+    for (const region of this.activity.hotRegions) {
+      setRegion(chain.open, region);
+      chain.open.trust = leastTrust(chain.open.trust, "widened");
+    }
+  }
+
   /** Marks were set that are only in the points log. */
   noteMarks(): void {
     this.#marksNoted++;
@@ -255,7 +266,7 @@ export class VolumeTracking {
   }
 
   #checkpointWhenLong(): void {
-    if (this.#checkpointing || this.activity.sizeBytes < ACTIVITY_LOG_CHECKPOINT_BYTES) return;
+    if (this.#checkpointing || this.activity.sizeBytes < this.#bounds.checkpointBytes) return;
     this.#checkpointing = true;
     // A failure leaves the old checkpoint and both logs, which recovery reads; the next activation tries again.
     void this.checkpoint("running")
@@ -346,9 +357,10 @@ function directoryOf(uid: string): string {
   return `${VOLUMES_DIRECTORY}/${uid}`;
 }
 
-function logOptions(files: StateFiles, volume: Volume): ActivityLogOptions {
+function logOptions({ files, activity }: EnginePorts, volume: Volume): ActivityLogOptions {
   return {
     files,
+    slots: activity.slots,
     ownerId: volume.uid,
     path: (number) => `${directoryOf(volume.uid)}/al-${number}.log`,
     readRegionBits: (region) =>
