@@ -123,13 +123,9 @@ export class Oracle {
   /** The disk itself was looked at, where it must hold what the volume reads as. */
   lookAtDisk(extent: Extent, content: Int32Array, invariant: InvariantNumber | undefined): void {
     const now = this.moment();
-    const { settled } = this.#volume(extent.volume);
-    const history = this.#volume(extent.volume);
-    for (let sector = extent.first; sector < endOf(extent); sector++) {
-      const value = content[sector] as number;
-      if (settled[sector] === value && history.isSettled(sector)) continue;
-      this.#look(extent.volume, sector, value, now, now + 1, invariant);
-    }
+    const values = content.subarray(extent.first, endOf(extent));
+    for (const sector of this.#volume(extent.volume).unlike(extent.first, values))
+      this.#look(extent.volume, sector, content[sector] as number, now, now + 1, invariant);
     this.moment();
   }
 
@@ -207,18 +203,16 @@ export class Oracle {
     now: number,
     state: "alive" | "kill" | "power",
   ): { atPoint: Int32Array; sectors: Map<number, Candidate[]> } {
-    const atPoint = new Int32Array(source.count).fill(UNCERTAIN);
     const sectors = new Map<number, Candidate[]>();
     const from = this.#volume(source.volume);
     const to = this.#volume(destination.volume);
-    for (let index = 0; index < source.count; index++) {
-      const seen = from.visible(source.first + index, point.begun, now);
-      const sector = destination.first + index;
-      if (seen.length === 1) {
-        const value = (seen[0] as Candidate).value;
-        atPoint[index] = value;
-        if (to.isSettled(sector) && to.settled[sector] === value) continue;
-      }
+    const atPoint = from.settled.slice(source.first, endOf(source));
+    const shift = destination.first - source.first;
+    const changed = new Set(to.unlike(destination.first, atPoint));
+    for (const sector of from.unlike(source.first, atPoint)) changed.add(sector + shift);
+    for (const sector of changed) {
+      const seen = from.visible(sector - shift, point.begun, now);
+      atPoint[sector - destination.first] = seen.length === 1 ? (seen[0] as Candidate).value : UNCERTAIN;
       const cuts = seen.map((candidate) => ({ ...candidate, cut: cutOf(point.instant, seen, candidate) }));
       const entries = to.replacement(sector, cuts, point.begun, now);
       sectors.set(sector, state === "power" ? afterPowerLoss(entries, now) : entries.map(cutOffAt(now, state)));

@@ -43,13 +43,20 @@ export class SectorHistory {
     this.settled = new Int32Array(sectors);
   }
 
-  /** Sectors of which more than one value is possible. */
-  get unsettled(): readonly number[] {
-    return [...this.#open.keys()];
-  }
-
   isSettled(sector: number): boolean {
     return !this.#open.has(sector);
+  }
+
+  /** Sectors from `first` on that are not settled, or settled to something else than `values` say. */
+  unlike(first: number, values: Int32Array): number[] {
+    const { settled } = this;
+    const found: number[] = [];
+    for (let index = 0; index < values.length; index++)
+      if (settled[first + index] !== values[index]) found.push(first + index);
+    for (const sector of this.#open.keys())
+      if (sector >= first && sector - first < values.length && settled[sector] === values[sector - first])
+        found.push(sector);
+    return found;
   }
 
   /** A write begins; end it with `end`. */

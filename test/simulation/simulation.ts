@@ -223,16 +223,17 @@ class Simulation {
 
   #fault(action: FaultAction): void {
     const { box, judge } = this.#stage;
-    if (action.do === "repair") return box.repair();
-    if (action.do === "state-full") {
+    if (action.do === "repair") box.repair();
+    else if (action.do === "state-full") {
       judge.fault("state-full");
       box.stateFaults.full = { storedBytes: action.storedBytes };
-      return;
-    }
-    if (action.do === "state-fails") {
+    } else if (action.do === "state-fails")
       box.stateFaults.failing = { operation: action.operation, left: action.after };
-      return;
-    }
+    else this.#deviceFault(action);
+  }
+
+  #deviceFault(action: Exclude<FaultAction, { do: "repair" | "state-full" | "state-fails" }>): void {
+    const { box, judge } = this.#stage;
     judge.fault(action.do === "stalls" ? "stall" : "device");
     const disk = box.disks[action.do === "bad-sectors" ? action.extent.volume : action.volume];
     if (!disk) return;
@@ -303,8 +304,8 @@ class Simulation {
   #notStarted(error: unknown, refused: number): void {
     const { judge, box } = this.#stage;
     const objection = judge.had("state-full", "state-failure") ? judge.objection("start", error) : `start: ${error}`;
-    if (objection !== undefined) return this.#stage.report(12, objection);
-    if (refused > STARTS_MAX) return this.#stage.report(12, `still no start: ${error}`);
+    if (objection !== undefined) this.#stage.report(12, objection);
+    else if (refused > STARTS_MAX) this.#stage.report(12, `still no start: ${error}`);
     box.stateFaults.full = undefined;
     box.stateFaults.failing = undefined;
     this.#die("kill");
@@ -340,7 +341,7 @@ class Simulation {
     calls.clear();
     this.#host.processEnded();
     // What had no answer when the box stopped has had its chance.
-    if (!judge.had("device")) world.volumes.forEach((_, volume) => oracle.endFlush(volume, begun));
+    if (!judge.had("device")) for (const volume of world.volumes.keys()) oracle.endFlush(volume, begun);
     await this.#examination.stateDirectory();
     await this.#start([]);
   }

@@ -202,8 +202,8 @@ export class VirtualDisk {
   /** `stamps` may have been filled in meanwhile: a buffer counts as it is at the end. */
   end(write: InFlight, outcome: "done" | "failed"): void {
     this.#inFlight.delete(write);
-    if (outcome === "failed") return this.#storeAny(write);
-    for (let index = 0; index < write.stamps.length; index++)
+    if (outcome === "failed") this.#storeAny(write);
+    for (let index = 0; outcome === "done" && index < write.stamps.length; index++)
       if (write.stored[index] === 0) this.store(write.first + index, write.stamps[index] as number);
   }
 
@@ -338,9 +338,10 @@ class DiskHandle implements BlockDevice {
     this.#check();
     const { first, count } = sectorsOf(offsetBytes, lengthBytes);
     const extents: AllocationExtent[] = [];
+    if (!this.capabilities.holes) return [{ offsetBytes, lengthBytes, zero: false }];
     for (let at = first; at < first + count && extents.length <= extentsMax; ) {
       const end = Math.min(first + count, (Math.floor(at / BLOCK_SECTORS) + 1) * BLOCK_SECTORS);
-      const zero = this.capabilities.holes && this.#isHole(at);
+      const zero = this.#isHole(at);
       const last = extents.at(-1);
       const lengthOf = (end - at) * SECTOR_SIZE_BYTES;
       if (last?.zero === zero) extents[extents.length - 1] = { ...last, lengthBytes: last.lengthBytes + lengthOf };
