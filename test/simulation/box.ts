@@ -162,9 +162,10 @@ export class Box {
     if (failure) throw failure;
   }
 
-  #failureOf({ type }: MemoryOperation): InjectedFailure | undefined {
+  #failureOf({ type, lengthBytes }: MemoryOperation): InjectedFailure | undefined {
     const { full, failing } = this.stateFaults;
-    if (full && type === "write") return new InjectedFailure("ENOSPC", full.storedBytes);
+    // What has been stored in whole has not failed.
+    if (full && type === "write") return new InjectedFailure("ENOSPC", Math.min(full.storedBytes, lengthBytes - 1));
     if (failing?.operation !== type || failing.left-- > 0) return undefined;
     this.stateFaults.failing = undefined;
     this.onStateFailure(failing.operation);

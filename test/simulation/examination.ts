@@ -63,7 +63,7 @@ export class Examination {
     const asked = this.#operator.ending.has(known.id) || this.#operator.untracking.has(known.id);
     if (asked || known.phase === "failed") {
       if (!asked) this.#stage.report(11, `${known.id} had failed and is gone`);
-      oracle.ended(known.id, false);
+      this.#operator.end(known, false);
       return;
     }
     // A plain copy may have come to its end; then everything is at its destination.
@@ -103,8 +103,8 @@ export class Examination {
     const changed = (side: "source" | "destination") => {
       const extent = status[side];
       const volume = box.disks.findIndex(({ name }) => name === extent.volumeUid);
+      if (!box.disks[volume]?.present) return undefined;
       const granules = new Set<number>();
-      if (!box.disks[volume]?.present) return granules;
       const epoch = side === "source" ? status.sourceEpoch : status.destinationEpoch;
       const target = box.engine.target({ ...extent, lengthBytes: status.source.lengthBytes }, "read-only");
       for (const run of target.changed(epoch, 0, status.source.lengthBytes, 100_000))

@@ -30,9 +30,24 @@ const EXPLAINED: Readonly<Record<FaultKind, ReadonlySet<string>>> = {
 
 export class Judge {
   readonly #faults = new Set<FaultKind>();
+  readonly #present = new Set<FaultKind>();
+  /** The box is being stopped: what is asked may be refused. */
+  stopping = false;
 
   fault(kind: FaultKind): void {
     this.#faults.add(kind);
+    this.#present.add(kind);
+  }
+
+  /** A process begins. */
+  started(): void {
+    this.#present.clear();
+    this.stopping = false;
+  }
+
+  /** Since the process began. */
+  has(...kinds: readonly FaultKind[]): boolean {
+    return kinds.some((kind) => this.#present.has(kind));
   }
 
   had(...kinds: readonly FaultKind[]): boolean {
@@ -43,7 +58,7 @@ export class Judge {
   objection(what: string, error: unknown): string | undefined {
     if (!(error instanceof TidemarkError))
       return `${what} threw ${error instanceof Error ? error.stack : String(error)}`;
-    if (REFUSALS.has(error.code)) return undefined;
+    if (REFUSALS.has(error.code) || (this.stopping && error.code === "STOPPING")) return undefined;
     for (const kind of this.#faults) if (EXPLAINED[kind].has(error.code)) return undefined;
     return `${what} failed with ${error.code}: ${error.message}`;
   }

@@ -176,8 +176,14 @@ export class Operator {
     if (!known || known.generation !== status.generation) return;
     if (status.phase === "completed" && !usable) this.#stage.report(10, `${status.id} completed and is not usable`);
     if (usable) this.#lookAtDestination(known, status.id);
-    oracle.ended(status.id, usable);
+    this.end(known, usable);
     if (!usable) this.#lookAtDestination(known, status.id);
+  }
+
+  /** Of an unfinished copy nobody knows what it has left; but what the disk durably holds as expected is known. */
+  end(session: OracleSession, usable: boolean): void {
+    const disk = this.#stage.box.disks[session.destination.volume];
+    this.#stage.oracle.ended(session.id, usable, (sector, expected) => !disk?.surelyHolds(sector, expected));
   }
 
   /** What has been copied is at the destination itself. */

@@ -226,21 +226,24 @@ export class Oracle {
   told(facts: SessionFacts): void {
     const session = this.sessions.get(facts.id);
     if (!session || facts.generation !== session.generation) return; // of a point that is not answered yet
-    if (session.phase !== facts.phase && !LEGAL[session.phase]?.includes(facts.phase))
+    const untracked = session.tracking && !facts.tracking; // it ends like a plain copy
+    if (session.phase !== facts.phase && !untracked && !LEGAL[session.phase]?.includes(facts.phase))
       this.#report(10, `${facts.id} went from ${session.phase} to ${facts.phase}`);
     const complete = session.complete || facts.phase === "tracking";
     this.sessions.set(facts.id, { ...session, ...facts, complete });
   }
 
-  /** The session is over; if its destination is not usable, nobody promises anything about it. */
-  ended(id: string, usable: boolean): void {
+  /** The session is over; if its destination is not usable, nobody promises anything where `unsure` says so. */
+  ended(id: string, usable: boolean, unsure: (sector: number, expected: number | undefined) => boolean): void {
     const session = this.sessions.get(id);
     if (!session) return;
     this.sessions.delete(id);
     if (usable || session.complete) return;
     const now = this.moment();
-    for (let index = 0; index < session.source.count; index++)
-      this.#volume(session.destination.volume).forget(session.destination.first + index, now);
+    const history = this.#volume(session.destination.volume);
+    const { first } = session.destination;
+    for (let sector = first; sector < first + session.source.count; sector++)
+      if (unsure(sector, history.isSettled(sector) ? history.settled[sector] : undefined)) history.forget(sector, now);
     this.moment();
   }
 
@@ -248,13 +251,15 @@ export class Oracle {
    * What the maps say has changed since the point, by side, must have all that differs, and nothing that nobody touched but
    * in regions that were hot when the process ended.
    */
-  checkMaps(id: string, changed: { source: Set<number>; destination: Set<number> }): void {
+  checkMaps(id: string, changed: Readonly<Record<"source" | "destination", Set<number> | undefined>>): void {
     const session = this.sessions.get(id);
     if (!session) return;
     for (const side of ["source", "destination"] as const) {
-      const missing = this.differing(session, side).filter((granule) => !changed[side].has(granule));
+      const map = changed[side];
+      if (!map) continue;
+      const missing = this.differing(session, side).filter((granule) => !map.has(granule));
       if (missing.length > 0) this.#report(7, `${id}: the ${side}'s map lacks granules ${missing.join(", ")}`);
-      const extra = [...changed[side]].filter((granule) => !session.touched[side].has(granule));
+      const extra = [...map].filter((granule) => !session.touched[side].has(granule));
       if (extra.length === 0) continue;
       const cold = extra.filter((granule) => !this.#wasHot(session[side], granule));
       if (!session.unclean) this.#report(8, `${id}: the ${side}'s map has ${extra.join(", ")}, which nobody touched`);

@@ -120,9 +120,9 @@ export class VirtualDisk {
     return this.sectors * SECTOR_SIZE_BYTES;
   }
 
-  /** Sectors that a power loss could change now. */
-  get dirtySectors(): number {
-    return this.#pending.size;
+  /** The sector holds this, and no power loss can change it. */
+  surelyHolds(sector: number, stamp: number | undefined): boolean {
+    return this.content[sector] === stamp && !this.#pending.has(sector);
   }
 
   open(): BlockDevice {
