@@ -10,6 +10,17 @@ export class AssertionError extends Error {
   }
 }
 
+/**
+ * For whoever catches errors of work that nobody waits for, or turns them into a state: a failed assertion is neither, it
+ * ends the thread (data-safety 2.9).
+ */
+export function endOnBug(error: unknown): void {
+  if (!(error instanceof AssertionError)) return;
+  queueMicrotask(() => {
+    throw error;
+  });
+}
+
 /** Marks a branch that the types say cannot be reached. */
 export function unreachable(value: never): never {
   throw new AssertionError(`unexpected value ${String(value)}`);

@@ -29,6 +29,11 @@ export const COPY_JOB_RUNS_MAX = 256;
 export const COPIER_WORKERS = 2;
 /** Device: asynchronous operations of one device at work at once, so that a stalled one cannot take the whole thread pool. */
 export const DEVICE_OPERATIONS_MAX = 8;
+/** Device: opening, closing and resizing take milliseconds; what takes longer than this is a device that stalls. */
+export const DEVICE_STEP_TIMEOUT_MS = 10_000;
+/** Device: such steps at once, and those of stalled devices that never end: together they leave the thread pool a quarter. */
+export const DEVICE_STEPS_MAX = 8;
+export const DEVICE_STEPS_LATE_MAX = 16;
 /** Device: operations waiting behind them; each belongs to a request that is bounded further up. */
 export const DEVICE_QUEUE_MAX = 16_384;
 /** Device: larger requests leave the caller's thread even when they are cached (1 MiB takes about 130 us inline). */

@@ -71,6 +71,8 @@ export interface BlockDevice {
   allocation(offsetBytes: number, lengthBytes: number, extentsMax: number): Promise<AllocationExtent[]>;
   /** Grows or shrinks the backing file; block devices only confirm a size they already have. Throws SIZE_INVALID. */
   resize(sizeBytes: number): Promise<void>;
+  /** Changes whenever anybody writes to the backing, as far as the backing can tell; "" when it cannot. */
+  stamp(): Promise<string>;
   close(): Promise<void>;
 }
 

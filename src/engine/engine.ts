@@ -20,12 +20,15 @@ import { identityOf } from "./device/identity.ts";
 import { createMover } from "./device/mover.ts";
 import { openDevice } from "./device/open-device.ts";
 import { readPartitions } from "./device/partition-table.ts";
+import { FailStop } from "./durable/fail-stop.ts";
 import { systemStateFiles } from "./durable/system-state-files.ts";
 import type {
   CopyPlan,
+  EndedSession,
   EngineApi,
   EngineConfig,
   EngineEvent,
+  EngineFound,
   ExportSpec,
   ExportStatus,
   ExtentRef,
@@ -36,6 +39,7 @@ import type {
   VolumeSpec,
   VolumeStatus,
 } from "./engine-api.ts";
+import { storeStamps } from "./foreign-writes.ts";
 import { Exports } from "./io/exports.ts";
 import { VolumeTarget } from "./io/volume-target.ts";
 import { loadCore } from "./map/core.ts";
@@ -44,7 +48,7 @@ import { NbdServer } from "./nbd/server.ts";
 import type { EnginePorts, OpenedDevice } from "./ports.ts";
 import { recover } from "./recovery.ts";
 import type { SessionSet } from "./session/session-set.ts";
-import { createVolumeFile, inspectVolumePath, removeVolumeFile } from "./volume/volume-file.ts";
+import { removeVolumeFile } from "./volume/volume-file.ts";
 import { VolumeSet } from "./volume/volume-set.ts";
 
 /** What tests and the simulator may replace. */
@@ -52,6 +56,11 @@ export interface EngineOptions {
   readonly clock?: Clock;
   /** Replaces ports that production builds itself. */
   readonly ports?: (config: EngineConfig) => Promise<Partial<EnginePorts>>;
+  /**
+   * Ends the engine, whose state files can no longer be trusted; none of their operations settles any more. By default
+   * the error is thrown where nothing catches it, which ends the thread.
+   */
+  readonly lose?: (error: TidemarkError) => void;
 }
 
 /** The parts that exist between `start` and `stop`. */
@@ -76,12 +85,14 @@ class Engine implements LocalEngine {
   readonly #clock: Clock;
   readonly #exports = new Exports();
   readonly #nbd: NbdServer;
+  readonly #failStop: FailStop;
   #running: Running | undefined;
   #listener: (event: EngineEvent) => void = () => undefined;
 
   constructor(options: EngineOptions) {
     this.#options = options;
     this.#clock = options.clock ?? systemClock;
+    this.#failStop = new FailStop(options.lose ?? throwUncaught);
     this.#nbd = new NbdServer({
       exports: this.#exports,
       clock: this.#clock,
@@ -94,7 +105,7 @@ class Engine implements LocalEngine {
     this.#listener = listener;
   }
 
-  async start(config: EngineConfig): Promise<{ volumes: VolumeStatus[]; sessions: SessionStatus[] }> {
+  async start(config: EngineConfig): Promise<EngineFound> {
     if (this.#running) throw new TidemarkError("INTERNAL", { message: "the engine is started twice" });
     const emit = (event: EngineEvent) => this.#listener(event);
     const given = (await this.#options.ports?.(config)) ?? {};
@@ -102,7 +113,7 @@ class Engine implements LocalEngine {
       clock: this.#clock,
       core: given.core ?? (await loadCore()),
       mover: given.mover ?? createMover({ workers: COPIER_WORKERS }),
-      files: given.files ?? systemStateFiles(config.stateDirectory),
+      files: this.#failStop.guard(given.files ?? systemStateFiles(config.stateDirectory)),
       activity: given.activity ?? { slots: ACTIVITY_SLOTS, checkpointBytes: ACTIVITY_LOG_CHECKPOINT_BYTES },
       openDevice: given.openDevice ?? ((path) => openVolumeDevice(path, this.#clock)),
       identityOf: given.identityOf ?? identityOf,
@@ -112,22 +123,28 @@ class Engine implements LocalEngine {
       await ports.mover.close();
       throw error;
     });
+    this.#failStop.arm();
     this.#running = { ports, volumes, sessions };
-    const statuses = { volumes: volumes.statuses(), sessions: sessions.statuses() };
+    const found = { volumes: volumes.statuses(), sessions: sessions.statuses(), ended: sessions.ended.list() };
     sessions.resume();
-    return statuses;
+    return found;
   }
 
   async stop(): Promise<void> {
     const running = this.#running;
     if (!running) return;
     this.#running = undefined;
+    this.#failStop.disarm();
     const failures: unknown[] = [];
     // What cannot be made durable is recovered at the next start; the rest is closed all the same.
     for (const step of [
       () => this.#nbd.close({ graceMs: 2000 }),
       () => running.sessions.stop(),
-      () => running.volumes.close(),
+      async () => {
+        const stamps = await running.volumes.close();
+        // Last, and only when everything before it is durable.
+        if (failures.length === 0) await storeStamps(running.ports.files, stamps);
+      },
       () => running.ports.mover.close(),
     ])
       await step().catch((error: unknown) => failures.push(error));
@@ -145,31 +162,36 @@ class Engine implements LocalEngine {
   // --- volumes -------------------------------------------------------------------------------------------------------
 
   async inspectPath(path: string): Promise<VolumeFacts> {
-    await this.#parts().volumes.requireUnshared(path);
-    return inspectVolumePath(path, this.#clock);
+    return this.#parts().volumes.inspect(path);
   }
 
-  createFile(path: string, sizeBytes: number): Promise<void> {
-    return createVolumeFile(path, sizeBytes);
+  async createFile(path: string, sizeBytes: number): Promise<void> {
+    return this.#parts().volumes.createFile(path, sizeBytes);
   }
 
-  removeFile(path: string): Promise<void> {
-    return removeVolumeFile(path);
+  /** Also before the start: leftovers are removed then. */
+  async removeFile(path: string): Promise<void> {
+    return this.#running ? this.#running.volumes.removeFile(path) : removeVolumeFile(path);
   }
 
-  addVolume(spec: VolumeSpec): Promise<VolumeFacts> {
+  async addVolume(spec: VolumeSpec): Promise<VolumeFacts> {
+    return this.#parts().volumes.add(spec);
+  }
+
+  async removeVolume(uid: string): Promise<void> {
     const { volumes, sessions } = this.#parts();
-    return sessions.exclusively(() => volumes.add(spec));
+    await sessions.exclusively(async () => volumes.reserve(uid, "removed"));
+    await volumes.remove(uid);
   }
 
-  removeVolume(uid: string): Promise<void> {
+  async resizeVolume(uid: string, sizeBytes: number): Promise<VolumeFacts> {
     const { volumes, sessions } = this.#parts();
-    return sessions.exclusively(() => volumes.remove(uid));
+    await sessions.exclusively(async () => volumes.reserve(uid, "resized"));
+    return volumes.resize(uid, sizeBytes);
   }
 
-  resizeVolume(uid: string, sizeBytes: number): Promise<VolumeFacts> {
-    const { volumes, sessions } = this.#parts();
-    return sessions.exclusively(() => volumes.resize(uid, sizeBytes));
+  async reopenVolume(uid: string): Promise<VolumeFacts> {
+    return this.#parts().sessions.reopenVolume(uid);
   }
 
   async volumeStatus(uid: string): Promise<VolumeStatus> {
@@ -195,7 +217,7 @@ class Engine implements LocalEngine {
     return this.#parts().sessions.restart(ids);
   }
 
-  async cancelSession(id: string): Promise<{ session: SessionStatus; destinationUsable: boolean }> {
+  async cancelSession(id: string): Promise<EndedSession> {
     return this.#parts().sessions.cancel(id);
   }
 
@@ -214,6 +236,11 @@ class Engine implements LocalEngine {
 
   async sessions(): Promise<SessionStatus[]> {
     return this.#parts().sessions.statuses();
+  }
+
+  async forgetSession(id: string): Promise<void> {
+    const { sessions } = this.#parts();
+    await sessions.exclusively(() => sessions.ended.forget(id));
   }
 
   async explain(request: Omit<StartRequest, "id" | "pace">): Promise<CopyPlan> {
@@ -291,6 +318,12 @@ class Engine implements LocalEngine {
   async exportStatus(): Promise<ExportStatus[]> {
     return this.#exports.names().map((name) => ({ name, connections: this.#nbd.connections(name) }));
   }
+}
+
+function throwUncaught(error: TidemarkError): void {
+  queueMicrotask(() => {
+    throw error;
+  });
 }
 
 async function openVolumeDevice(path: string, clock: Clock): Promise<OpenedDevice> {

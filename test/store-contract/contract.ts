@@ -369,3 +369,64 @@ export function storeContract(name: string, make: (t: ExecutionContext) => Promi
     await store.close();
   });
 }
+
+/** A place whose disk can be filled up. */
+export interface FullDisk {
+  open(): Promise<Store>;
+  fill(): Promise<unknown>;
+  makeRoom(): Promise<unknown>;
+}
+
+/** Guarantee 5. `make` gives undefined where the disk cannot be made. */
+export function fullDiskContract(name: string, make: (t: ExecutionContext) => Promise<FullDisk | undefined>): void {
+  test(`${name}: a full disk refuses commits, and the store goes on by itself when there is room again`, async (t) => {
+    const disk = await make(t);
+    if (disk === undefined) return;
+    const store = await disk.open();
+    const acknowledged = new Map<number, string>();
+    let lastId = 0;
+    /** Puts one event and removes another: the sum of what was acknowledged is what must be there. */
+    const commit = async (size: number): Promise<TidemarkError | undefined> => {
+      const id = ++lastId;
+      const message = String.fromCharCode(97 + (id % 26)).repeat(size);
+      const [oldest] = acknowledged.keys();
+      const drop: Change[] = id % 3 === 0 && oldest !== undefined ? [{ table: "events", remove: oldest }] : [];
+      try {
+        await store.commit([...drop, { table: "events", put: eventRow(id, { message }) }]);
+        acknowledged.set(id, message);
+        if (drop.length > 0 && oldest !== undefined) acknowledged.delete(oldest);
+        return undefined;
+      } catch (error) {
+        if (!(error instanceof TidemarkError)) throw error;
+        return error;
+      }
+    };
+    for (let round = 1; round <= 3; round++) {
+      for (let count = 0; count < 5; count++) t.is(await commit(900), undefined, `round ${round}: there is room`);
+      await disk.fill();
+      let refusal: TidemarkError | undefined;
+      while (refusal === undefined) refusal = await commit(4000);
+      t.is(refusal.code, "METADATA_WRITE_FAILED", refusal.message);
+      t.regex(refusal.detail.hint ?? "", /make room|free/);
+      const several = await Promise.all([commit(4000), commit(10), commit(4000)]);
+      t.true(
+        several.every((error) => error?.code === "METADATA_WRITE_FAILED"),
+        "nothing goes behind a torn record",
+      );
+      const [first] = acknowledged.keys();
+      t.is((await store.get("events", first ?? 0))?.id, first, "reading goes on");
+      await disk.makeRoom();
+    }
+    t.is(await commit(900), undefined, "no restart is needed");
+    const check = async (of: Store, when: string) => {
+      const found = new Map((await all(of.scan("events"))).map((row) => [row.id, row.message]));
+      t.deepEqual(new Set(found.keys()), new Set(acknowledged.keys()), when);
+      for (const [id, message] of acknowledged) t.is(found.get(id), message);
+    };
+    await check(store, "exactly what was acknowledged");
+    await store.close();
+    const again = await disk.open();
+    await check(again, "also after a restart");
+    await again.close();
+  });
+}

@@ -188,6 +188,10 @@ export class FaultDevice implements BlockDevice {
     await this.#inner.resize(sizeBytes);
   }
 
+  stamp(): Promise<string> {
+    return this.#inner.stamp();
+  }
+
   close(): Promise<void> {
     for (const fault of this.#faults) fault.remove();
     return this.#inner.close();

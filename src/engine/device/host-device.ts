@@ -356,6 +356,18 @@ export class HostDevice implements BlockDevice {
     return cause;
   }
 
+  /** Inode, size and time of the last write of a file; a block device has nothing of the kind. */
+  stamp(): Promise<string> {
+    if (this.kind !== "file") return Promise.resolve("");
+    return new Promise((resolve, reject) =>
+      fs.fstat(this.#fd, { bigint: true }, (error, facts) =>
+        error
+          ? reject(ioErrorOf(error, this.#place("look at")))
+          : resolve(`${facts.ino}:${facts.size}:${facts.mtimeNs}`),
+      ),
+    );
+  }
+
   #presentSize(): Promise<number> {
     return new Promise((resolve, reject) =>
       fs.fstat(this.#fd, (error, facts) =>

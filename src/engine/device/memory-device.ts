@@ -18,6 +18,7 @@ export class MemoryDevice implements BlockDevice {
   readonly #pages = new Map<number, Uint8Array>();
   #sizeBytes: number;
   #closed = false;
+  #changes = 0;
 
   constructor(sizeBytes: number, options: { readOnly?: boolean } = {}) {
     this.#sizeBytes = sizeBytes;
@@ -43,6 +44,7 @@ export class MemoryDevice implements BlockDevice {
     if (this.#closed) return false;
     this.#assertWritable();
     assertRange(this.#sizeBytes, offsetBytes, from.length);
+    this.#changes++;
     this.#eachPage(offsetBytes, from.length, (index, inPage, at, length) => {
       let page = this.#pages.get(index);
       if (page === undefined) {
@@ -72,6 +74,7 @@ export class MemoryDevice implements BlockDevice {
     this.#assertOpen();
     this.#assertWritable();
     assertRange(this.#sizeBytes, offsetBytes, lengthBytes);
+    this.#changes++;
     const endBytes = offsetBytes + lengthBytes;
     for (const index of this.#pagesIn(offsetBytes, endBytes)) {
       const from = Math.max(offsetBytes, index * PAGE_BYTES);
@@ -113,6 +116,10 @@ export class MemoryDevice implements BlockDevice {
     if (problem !== undefined) throw problem;
     if (sizeBytes < this.#sizeBytes) await this.zero(sizeBytes, this.#sizeBytes - sizeBytes);
     this.#sizeBytes = sizeBytes;
+  }
+
+  async stamp(): Promise<string> {
+    return `${this.#sizeBytes}:${this.#changes}`;
   }
 
   async close(): Promise<void> {

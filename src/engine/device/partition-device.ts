@@ -75,6 +75,10 @@ export class PartitionDevice implements BlockDevice {
     });
   }
 
+  stamp(): Promise<string> {
+    return this.#disk.stamp();
+  }
+
   async close(): Promise<void> {}
 
   #place(offsetBytes: number, lengthBytes: number): number {

@@ -143,6 +143,14 @@ export function corruptFile(path: string, message: string, metadata: Record<stri
   });
 }
 
+/**
+ * True when a state file itself is bad: wrong content, gone, or not readable from the disk. Everything else (no descriptors, no
+ * permission, a newer format) says nothing about what it holds and may be over at the next attempt.
+ */
+export function isDamage(error: TidemarkError): boolean {
+  return ["METADATA_CORRUPT", "PATH_NOT_FOUND", "MEDIUM_ERROR"].includes(error.code);
+}
+
 /** SCHEMA_TOO_NEW of one file. */
 export function fileTooNew(path: string, found: number, known: number): TidemarkError {
   return new TidemarkError("SCHEMA_TOO_NEW", {

@@ -103,7 +103,8 @@ export class Superblock<T> {
 
   /**
    * A new file, durable with `first` in both slots when it resolves. `decode` checks what JSON gives back and throws
-   * when it is wrong. PATH_EXISTS, LIMIT_EXCEEDED, METADATA_WRITE_FAILED.
+   * when it is wrong. `replaces` "damaged": what is there cannot be read; it stays until the new one is complete.
+   * PATH_EXISTS, LIMIT_EXCEEDED, METADATA_WRITE_FAILED.
    */
   static async create<T>(
     files: StateFiles,
@@ -112,9 +113,10 @@ export class Superblock<T> {
     ownerId: string,
     first: T,
     decode: (value: unknown) => T,
+    replaces: "nothing" | "damaged" = "nothing",
   ): Promise<Superblock<T>> {
     await loadCore();
-    if (await files.exists(path)) {
+    if (replaces === "nothing" && (await files.exists(path))) {
       throw new TidemarkError("PATH_EXISTS", { message: `${path} exists already`, metadata: { path } });
     }
     const { payload, value } = checkedPayload(path, first, decode);

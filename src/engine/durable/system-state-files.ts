@@ -202,14 +202,18 @@ export function systemStateFiles(rootDirectory: string): StateFiles {
     },
     async syncDirectory(directory) {
       const at = full(directory);
-      let fd: number | undefined;
+      let fd: number;
       try {
         fd = await openFd(at, constants.O_RDONLY | constants.O_DIRECTORY);
+      } catch (error) {
+        throw stateFileError("open", directory, error);
+      }
+      try {
         await syncAll(fd);
       } catch (error) {
         throw stateFileError("sync", directory, error);
       } finally {
-        if (fd !== undefined) await closeFd(fd);
+        await closeFd(fd);
       }
     },
     async exists(path) {

@@ -10,6 +10,7 @@
  *   4. move; mark what is done; let a commit round follow;
  *   5. leave, and rest for the part of the time that the pace gives away.
  * Demand goes first: a host that waits copies its granules itself (session.copy).
+ * A volume that is away pauses the copying; `start` goes on with it when the volume is back.
  */
 
 import { COPY_JOB_BYTES_MAX, COPY_JOB_RUNS_MAX, COPY_JOB_SPAN_BYTES_MAX, PACE_MAX } from "../../base/limits.ts";
@@ -34,6 +35,8 @@ interface Work {
   readonly lanes: Promise<void>[];
   cursor: number;
   spanBytes: number;
+  /** A volume is away. */
+  paused: boolean;
   lastCommitMs: number;
   /** `session.bytesCopied` when the last commit round began. */
   committedBytes: number;
@@ -53,6 +56,7 @@ export class Copier {
     if (known) {
       known.cursor = 0;
       known.spanBytes = COPY_JOB_BYTES_MAX;
+      known.paused = false;
       known.committedBytes = 0;
       return;
     }
@@ -62,6 +66,7 @@ export class Copier {
       lanes: [],
       cursor: 0,
       spanBytes: COPY_JOB_BYTES_MAX,
+      paused: false,
       lastCommitMs: this.#ports.clock.monotonicMs(),
       committedBytes: session.bytesCopied,
     };
@@ -69,8 +74,9 @@ export class Copier {
     for (let lane = 0; lane < LANES; lane++) work.lanes.push(this.#lane(work));
     void Promise.all(work.lanes).then(() => {
       if (this.#work.get(session) === work) this.#work.delete(session);
-      // A point may have given the session new work while the lanes were ending.
-      if (!work.stop.signal.aborted && session.state === "live" && session.pending.count > 0) this.start(session);
+      // A point, or a volume that came back, may have given the session new work while the lanes were ending.
+      if (!work.stop.signal.aborted && !work.paused && session.state === "live" && session.pending.count > 0)
+        this.start(session);
     });
   }
 
@@ -95,6 +101,7 @@ export class Copier {
         await session.commits.flush();
         if (session.pending.count === 0) return;
       } catch (error) {
+        if (session.unavailability(error)) return await pause(work);
         const failed = await session.fail(error).then(
           () => true,
           () => false,
@@ -157,6 +164,7 @@ export class Copier {
         for (const move of moves) await session.sourceVolume.ensurePresent(move.fromOffsetBytes, move.lengthBytes);
       const result = await this.#move(session, moves);
       if (generation !== session.generation || session.state !== "live") return true;
+      session.destinationVolume.requireDevice(); // what a device that has failed meanwhile took over may be lost
       const endOfDone = markDone(session, pending, result);
       if (endOfDone < hull.first + hull.count) work.cursor = Math.min(work.cursor, endOfDone);
       adaptSpan(work, result);
@@ -182,12 +190,24 @@ export class Copier {
       work.committedBytes = session.bytesCopied;
       const round = session.commits.flush();
       if (uncommittedBytes >= UNCOMMITTED_BYTES_MAX) await round;
-      else round.catch((error: unknown) => session.fail(error).catch(() => undefined)); // see #lane
+      else round.catch((error: unknown) => failBehind(session, error));
     }
     if (session.pace >= PACE_MAX) return;
     const restMs = ((nowMs - startedMs) * (PACE_MAX - session.pace)) / session.pace;
     await this.#ports.clock.sleep(restMs, work.stop.signal);
   }
+}
+
+/** What has been copied is made durable all the same where the destination can: it may be the source that is away. */
+async function pause(work: Work): Promise<void> {
+  work.paused = true;
+  // If it cannot, the granules are pending again, and the session has failed if it relied on them.
+  await work.session.commitAll().catch(() => undefined);
+}
+
+/** For a round that nobody waits for; the lanes meet again what could not be made durable (see #lane). */
+async function failBehind(session: CopySession, error: unknown): Promise<void> {
+  if (!session.unavailability(error)) await session.fail(error).catch(() => undefined);
 }
 
 /** The next runs after the cursor, wrapping around once. */

@@ -179,7 +179,7 @@ async function preFlush(host: PointHost, prepared: readonly Prepared[]): Promise
     if (clock.monotonicMs() - startedMs < PRE_FLUSH_SHORT_MS) break;
   }
   for (const view of host.views())
-    if (prepared.some((one) => one.files === view.session.files)) await view.session.commitAll();
+    if (prepared.some((one) => one.files === view.session.files)) await view.session.commitCopied();
 }
 
 async function underBarrier(

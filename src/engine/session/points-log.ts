@@ -3,15 +3,17 @@
  * epochs of the point together: all or none.
  *
  * Files: `points-<n>.log`; the highest number is in use. A record is needed until every session of it has a checkpoint of
- * its own and every activity log has its seal durably; then a new log is begun and the old one removed.
+ * its own and every activity log has its seal durably; then a new log is begun and the older ones are removed. All that
+ * are there are read, in order: whether the making of the newest was reported as failed does not matter.
+ * A log that is damaged is set aside as `points-<n>.log.damaged`, for whoever wants to look at it.
  * Payload: length of the JSON part (u32, little-endian), JSON, then the encoded maps in the order of the sessions.
  * Source: data-safety 2.5 ("group record durable = commit point of all"); formats: docs/file-formats.md.
  */
-import { TidemarkError } from "../../base/errors.ts";
+import { asTidemarkError, TidemarkError } from "../../base/errors.ts";
 import { granuleCountOf } from "../../base/units.ts";
 import { FrameLog } from "../durable/frame-log.ts";
 import { decodeMap, encodeMap } from "../durable/map-file.ts";
-import type { StateFiles } from "../durable/state-files.ts";
+import { isDamage, type StateFiles } from "../durable/state-files.ts";
 import type { Core } from "../map/core.ts";
 import { PagedBitmap } from "../map/paged-bitmap.ts";
 import { decodeSessionRecord, type SessionRecord } from "./session-record.ts";
@@ -53,34 +55,63 @@ interface JsonPart extends PointRecord {
 
 const FULL_MAP = -1;
 
+/** What `open` found. `damage`: records may be missing from `points`. */
+export interface FoundPoints {
+  readonly log: PointsLog;
+  readonly points: RecoveredPoint[];
+  readonly damage: TidemarkError | undefined;
+}
+
 export class PointsLog {
   readonly #files: StateFiles;
   #log: FrameLog;
   #number: number;
   #records: number;
+  /** Logs before the one in use, not yet removed. */
+  #older: number[];
 
-  private constructor(files: StateFiles, log: FrameLog, number: number, records: number) {
+  private constructor(files: StateFiles, log: FrameLog, found: { number: number; records: number; older: number[] }) {
     this.#files = files;
     this.#log = log;
-    this.#number = number;
-    this.#records = records;
+    this.#number = found.number;
+    this.#records = found.records;
+    this.#older = found.older;
   }
 
-  /** Opens the newest log and reads its points, oldest first. */
-  static async open(files: StateFiles, core: Core): Promise<{ log: PointsLog; points: RecoveredPoint[] }> {
-    const numbers = (await files.list(""))
+  /** Opens the logs and reads their points, oldest first. SCHEMA_TOO_NEW, and what the disk may throw. */
+  static async open(files: StateFiles, core: Core): Promise<FoundPoints> {
+    const names = await files.list("");
+    const numbers = names
       .map((name) => Number(/^points-(\d+)\.log$/.exec(name)?.[1] ?? 0))
-      .filter((number) => number > 0)
-      .sort((a, b) => a - b);
-    const newest = numbers.at(-1);
-    if (newest === undefined) return { log: new PointsLog(files, await create(files, 1), 1, 0), points: [] };
-    const payloads: Uint8Array[] = [];
-    const frames = await FrameLog.open(files, nameOf(newest), "box", "points", (payload) => {
-      payloads.push(payload.slice());
-    });
-    for (const number of numbers.slice(0, -1)) await files.remove(nameOf(number));
-    const points = payloads.map((payload) => decodePoint(payload, core));
-    return { log: new PointsLog(files, frames, newest, points.length), points };
+      .filter((number) => number > 0);
+    const used = Math.max(0, ...names.map((name) => Number(/^points-(\d+)\.log/.exec(name)?.[1] ?? 0)));
+    numbers.sort((a, b) => a - b);
+    const points: RecoveredPoint[] = [];
+    const kept: number[] = [];
+    let newest: FrameLog | undefined;
+    let damage: TidemarkError | undefined;
+    for (const number of numbers) {
+      try {
+        const read = await readLog(files, number, core);
+        await newest?.close();
+        newest = read.log;
+        points.push(...read.points);
+        kept.push(number);
+      } catch (cause) {
+        const error = asTidemarkError(cause);
+        if (!isDamage(error)) throw error;
+        damage ??= error;
+        await files.rename(nameOf(number), `${nameOf(number)}.damaged`);
+        await files.syncDirectory("");
+      }
+    }
+    if (newest && kept.at(-1) === used) {
+      const found = { number: used, records: points.length, older: kept.slice(0, -1) };
+      return { log: new PointsLog(files, newest, found), points, damage };
+    }
+    await newest?.close();
+    const found = { number: used + 1, records: points.length, older: kept };
+    return { log: new PointsLog(files, await create(files, used + 1), found), points, damage };
   }
 
   get records(): number {
@@ -99,16 +130,18 @@ export class PointsLog {
     this.#records++;
   }
 
-  /** Forgets all points: everything they say is durable elsewhere. */
+  /** Forgets all points: everything they say is durable elsewhere. After a failure the log goes on as it is. */
   async reset(): Promise<void> {
-    if (this.#records === 0) return;
+    if (this.#records === 0 && this.#older.length === 0) return;
+    const next = await create(this.#files, this.#number + 1);
     const old = this.#log;
-    const oldNumber = this.#number;
-    this.#log = await create(this.#files, oldNumber + 1);
-    this.#number = oldNumber + 1;
+    this.#older.push(this.#number);
+    this.#log = next;
+    this.#number++;
     this.#records = 0;
     await old.close();
-    await this.#files.remove(nameOf(oldNumber));
+    for (const number of this.#older) await this.#files.remove(nameOf(number));
+    this.#older = [];
   }
 
   close(): Promise<void> {
@@ -124,6 +157,23 @@ async function create(files: StateFiles, number: number): Promise<FrameLog> {
   const log = await FrameLog.create(files, nameOf(number), "box", "points", number);
   await files.syncDirectory("");
   return log;
+}
+
+async function readLog(
+  files: StateFiles,
+  number: number,
+  core: Core,
+): Promise<{ log: FrameLog; points: RecoveredPoint[] }> {
+  const payloads: Uint8Array[] = [];
+  const log = await FrameLog.open(files, nameOf(number), "box", "points", (payload) => {
+    payloads.push(payload.slice());
+  });
+  try {
+    return { log, points: payloads.map((payload) => decodePoint(payload, core)) };
+  } catch (error) {
+    await log.close();
+    throw error;
+  }
 }
 
 function decodePoint(payload: Uint8Array, core: Core): RecoveredPoint {

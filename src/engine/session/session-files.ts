@@ -10,10 +10,11 @@
  * Source: data-safety 1.4, 1.8; formats: docs/file-formats.md.
  */
 import { assert } from "../../base/assert.ts";
-import { TidemarkError } from "../../base/errors.ts";
+import { asTidemarkError, TidemarkError } from "../../base/errors.ts";
+import { encodeJson, parseJson } from "../durable/fields.ts";
 import { FrameLog } from "../durable/frame-log.ts";
 import { readMap, writeMap } from "../durable/map-file.ts";
-import type { StateFiles } from "../durable/state-files.ts";
+import { isDamage, type StateFiles } from "../durable/state-files.ts";
 import { Superblock } from "../durable/superblock.ts";
 import type { Core } from "../map/core.ts";
 import type { PagedBitmap } from "../map/paged-bitmap.ts";
@@ -23,6 +24,7 @@ import { decodeSessionRecord, type SessionRecord } from "./session-record.ts";
 export const SESSIONS_DIRECTORY = "sessions";
 const RECORD_HEADER_BYTES = 8;
 const RUN_BYTES = 16;
+const DEFINITION_GENERATION = -1;
 
 export class SessionFiles {
   readonly id: string;
@@ -73,8 +75,8 @@ export class SessionFiles {
     await files.makeDirectory(directory);
     const serial = 1;
     const logFile = logName(serial);
-    const log = await FrameLog.create(files, `${directory}/${logFile}`, "session", id, serial);
     const first: SessionRecord = { ...record, mapFile: undefined, logFile };
+    const log = await createLog(files, directory, serial, first);
     const superblock = await Superblock.create(files, `${directory}/super`, "session", id, first, decodeSessionRecord);
     await files.syncDirectory(directory);
     await files.syncDirectory(SESSIONS_DIRECTORY);
@@ -127,16 +129,46 @@ export class SessionFiles {
     return { sessionFiles, missing };
   }
 
-  /** For a session whose map or log is damaged: a new log beside the superblock; a checkpoint has to follow. */
+  /**
+   * For a session of which something is damaged: a new superblock that says `record`, and a new log. What is left of the old
+   * files goes with the checkpoint that has to follow.
+   */
   static async salvage(files: StateFiles, record: SessionRecord): Promise<SessionFiles> {
     const { id } = record;
     const directory = directoryOf(id);
-    const superblock = await Superblock.open(files, `${directory}/super`, "session", id, decodeSessionRecord);
     const serial = Math.max(serialOf(record.logFile), ...(await files.list(directory)).map(serialOf)) + 1;
     const logFile = logName(serial);
-    const log = await FrameLog.create(files, `${directory}/${logFile}`, "session", id, serial);
-    await files.syncDirectory(directory);
+    const first: SessionRecord = { ...record, mapFile: undefined, logFile };
+    const log = await createLog(files, directory, serial, first);
+    const path = `${directory}/super`;
+    const superblock = await Superblock.create(files, path, "session", id, first, decodeSessionRecord, "damaged");
     return new SessionFiles({ id, files, superblock, log, logFile, mapFile: undefined, serial });
+  }
+
+  /** The record as it was when one of the session's logs was begun; undefined when none can be read. */
+  static async readDefinition(files: StateFiles, id: string): Promise<SessionRecord | undefined> {
+    const directory = directoryOf(id);
+    const names = (await files.list(directory)).filter((name) => /^copied-\d+\.log$/.test(name));
+    for (const name of names.sort((a, b) => serialOf(b) - serialOf(a))) {
+      let found: SessionRecord | undefined;
+      try {
+        const log = await FrameLog.open(files, `${directory}/${name}`, "session", id, (payload) => {
+          found ??= decodeDefinition(payload);
+        });
+        await log.close();
+      } catch (error) {
+        if (!isDamage(asTidemarkError(error))) throw error;
+      }
+      if (found) return found;
+    }
+    return undefined;
+  }
+
+  /** Whether the files say that a point was prepared, and perhaps fired, after what `record` knows of. */
+  static async mayBeLater(files: StateFiles, record: SessionRecord): Promise<boolean> {
+    if (record.state === "creating") return true;
+    const known = serialOf(record.logFile);
+    return (await files.list(directoryOf(record.id))).some((name) => /^copied-/.test(name) && serialOf(name) > known);
   }
 
   /** Makes the log of the generation about to be fired; its name is durable when it returns. */
@@ -146,8 +178,7 @@ export class SessionFiles {
     const name = logName(serial);
     this.#preparing = name;
     try {
-      const log = await FrameLog.create(this.#files, `${this.directory}/${name}`, "session", this.id, serial);
-      await this.#files.syncDirectory(this.directory);
+      const log = await createLog(this.#files, this.directory, serial, this.#super.value);
       this.#next = { log, name };
     } finally {
       this.#preparing = undefined;
@@ -208,7 +239,7 @@ export class SessionFiles {
     return name === "super" || name === this.#mapFile || name === this.#logFile || name === this.#next?.name;
   }
 
-  /** Durably over; what remains is to remove the files. */
+  /** Durably over; what remains is to retire the files. */
   async end(record: SessionRecord): Promise<void> {
     await this.#super.store({ ...record, state: "ended", mapFile: this.#mapFile, logFile: this.#logFile });
   }
@@ -216,6 +247,14 @@ export class SessionFiles {
   async close(): Promise<void> {
     await this.#log.close();
     await this.#super.close();
+  }
+
+  /** Removes what an ended session needs no more: everything but the superblock, which says how it ended. */
+  async retire(): Promise<void> {
+    await this.abandonGeneration();
+    await this.close();
+    for (const name of await this.#files.list(this.directory))
+      if (name !== "super") await this.#files.remove(`${this.directory}/${name}`);
   }
 
   async remove(): Promise<void> {
@@ -253,6 +292,25 @@ function missingMap(id: string): never {
     message: `session ${id} has no pending map, and the points log does not have it either`,
     hint: "cancel the session and start the copy again",
   });
+}
+
+/** A new log, durable, that begins with what session it is of: enough to know its extents when the superblock is lost. */
+function createLog(files: StateFiles, directory: string, serial: number, record: SessionRecord): Promise<FrameLog> {
+  const first = encodeDefinition(record);
+  return FrameLog.create(files, `${directory}/${logName(serial)}`, "session", record.id, serial, first);
+}
+
+/** Like a copied record, of a generation that no session has, followed by the record as JSON. */
+function encodeDefinition(record: SessionRecord): Uint8Array {
+  const head = new Uint8Array(RECORD_HEADER_BYTES);
+  new DataView(head.buffer).setFloat64(0, DEFINITION_GENERATION, true);
+  return Buffer.concat([head, encodeJson(record)]);
+}
+
+function decodeDefinition(payload: Uint8Array): SessionRecord | undefined {
+  const view = new DataView(payload.buffer, payload.byteOffset, payload.byteLength);
+  if (view.getFloat64(0, true) !== DEFINITION_GENERATION) return undefined;
+  return decodeSessionRecord(parseJson(payload.subarray(RECORD_HEADER_BYTES)));
 }
 
 /** A copied record: generation, then first and count of each run, as 64-bit floats (exact below 2^53), little-endian. */

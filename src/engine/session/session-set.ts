@@ -4,17 +4,20 @@
  * Role: one change of sessions at a time (`#admin`), each durable before it shows. The state machine is transitions.ts,
  * the instant is point.ts, the copying is copier.ts.
  */
-import { TidemarkError } from "../../base/errors.ts";
+import { endOnBug } from "../../base/assert.ts";
+import { asTidemarkError, TidemarkError } from "../../base/errors.ts";
 import { BARRIER_TIMEOUT_MS, SESSIONS_MAX, SESSIONS_PER_VOLUME_MAX } from "../../base/limits.ts";
 import { granuleCountOf } from "../../base/units.ts";
-import type { CopyPlan, EngineEvent, SessionStatus, StartRequest } from "../engine-api.ts";
-import type { PagedBitmap } from "../map/paged-bitmap.ts";
+import { isDamage } from "../durable/state-files.ts";
+import type { CopyPlan, EngineEvent, SessionStatus, StartRequest, VolumeFacts } from "../engine-api.ts";
+import { PagedBitmap } from "../map/paged-bitmap.ts";
 import type { EnginePorts } from "../ports.ts";
 import { within } from "../sync/deadline.ts";
 import { Mutex } from "../sync/mutex.ts";
 import type { Volume } from "../volume/volume.ts";
 import type { VolumeSet } from "../volume/volume-set.ts";
 import { Copier } from "./copier.ts";
+import { type EndedSessions, endOf } from "./ended-sessions.ts";
 import { extentsOverlap } from "./extents.ts";
 import { firePoint, type LiveView, type PointHost, type PointMember, reasonOf } from "./point.ts";
 import type { PointsLog } from "./points-log.ts";
@@ -22,6 +25,7 @@ import { planStart, transitionOf } from "./rules.ts";
 import { CopySession } from "./session.ts";
 import { SessionFiles } from "./session-files.ts";
 import type { SessionRecord } from "./session-record.ts";
+import { type FoundSession, failedFound } from "./session-recovery.ts";
 
 /** Between attempts at what could not be made durable. */
 const RETRY_AFTER_MS = 5000;
@@ -32,6 +36,7 @@ export class SessionSet {
   readonly #ports: EnginePorts;
   readonly #volumes: VolumeSet;
   readonly #points: PointsLog;
+  readonly ended: EndedSessions;
   readonly #emit: (event: EngineEvent) => void;
   readonly #sessions = new Map<string, CopySession>();
   readonly #copier: Copier;
@@ -42,6 +47,7 @@ export class SessionSet {
   /** What the points log still has to remember: sessions and volumes whose last point is not in their own files yet. */
   readonly #unsettled = new Map<CopySession | Volume, number>();
   #pointsSeen = 0;
+  #settling = false;
   #stopping = false;
   readonly #stopped = new AbortController();
 
@@ -49,11 +55,13 @@ export class SessionSet {
     ports: EnginePorts;
     volumes: VolumeSet;
     points: PointsLog;
+    ended: EndedSessions;
     emit: (event: EngineEvent) => void;
   }) {
     this.#ports = options.ports;
     this.#volumes = options.volumes;
     this.#points = options.points;
+    this.ended = options.ended;
     this.#emit = options.emit;
     this.#copier = new Copier(options.ports);
   }
@@ -80,7 +88,7 @@ export class SessionSet {
       this.#requireRunning();
       const members = choose();
       requireRoom(this.#volumes, members);
-      if (this.#sessions.size + members.length > SESSIONS_MAX)
+      if (this.#sessions.size + this.ended.size + members.length > SESSIONS_MAX)
         throw new TidemarkError("LIMIT_EXCEEDED", {
           message: `there are ${this.#sessions.size} copy sessions; at most ${SESSIONS_MAX} can exist`,
           hint: "cancel sessions that are not needed",
@@ -96,7 +104,7 @@ export class SessionSet {
         if (session.unfinished) this.#copier.start(session);
         else this.#copied(session);
       }
-      this.#inBackground(this.#afterPoint());
+      this.#settlePoints();
       return statuses;
     });
   }
@@ -128,8 +136,7 @@ export class SessionSet {
     return this.#admin.run(async () => {
       this.#requireRunning();
       const session = this.require(id);
-      session.pace = pace;
-      await session.checkpoint();
+      await session.setPace(pace);
       return session.status();
     });
   }
@@ -196,20 +203,47 @@ export class SessionSet {
     return session;
   }
 
-  /** A session whose maps cannot be read: durably failed, so that nobody trusts its destination. */
-  async adoptDamaged(record: SessionRecord, everything: PagedBitmap, error: TidemarkError): Promise<void> {
-    const files = await SessionFiles.salvage(this.#ports.files, record);
-    const session = this.adopt({ ...record, state: "failed", tracking: false }, everything, files);
-    session.failure = { cause: "OTHER", message: error.detail.message };
+  /** Takes over a session as recovery has found it; one whose files cannot be used has durably failed when it resolves. */
+  async adoptFound(found: FoundSession, trouble: (what: string, error: unknown) => void): Promise<void> {
+    const { record, damage } = found;
+    const { files, core } = this.#ports;
+    const granuleCount = granuleCountOf(record.source.lengthBytes);
+    if (!damage) {
+      try {
+        const pointMap = found.pointMap?.clone();
+        const { sessionFiles, missing } = await SessionFiles.open(files, core, record, { pointMap, granuleCount });
+        this.adopt(record, missing, sessionFiles).holdEpochs();
+        return;
+      } catch (cause) {
+        const error = asTidemarkError(cause);
+        if (!isDamage(error)) throw error;
+        return this.adoptFound(failedFound(found, error), trouble);
+      }
+    }
+    trouble(`copy ${record.id} has failed`, damage);
+    const salvaged = await SessionFiles.salvage(files, record);
+    const session = this.adopt(record, new PagedBitmap(core, granuleCount, "full"), salvaged);
     await session.checkpoint();
   }
 
-  async checkpointAll(): Promise<void> {
-    for (const session of this.#sessions.values()) await session.checkpoint();
+  /**
+   * Another program has written to this volume: what its sessions still had to preserve is gone, and what changed is not
+   * known. Durable when it resolves.
+   */
+  async foreignWrite(volume: Volume, error: TidemarkError): Promise<void> {
+    for (const session of [...volume.leaving]) if (session.unfinished) await session.fail(error);
+    await this.#volumes.loseEpochs(volume);
   }
 
-  /** Goes on where the last run of the daemon stopped. Sessions of unavailable volumes wait for the next start. */
+  /** Everything that the points log of the last run still has to remember. `resume` sees to it. */
+  noteUnsettled(volumes: readonly Volume[]): void {
+    this.#pointsSeen++;
+    for (const side of [...this.#sessions.values(), ...volumes]) this.#unsettled.set(side, this.#pointsSeen);
+  }
+
+  /** Goes on where copying stopped: at the start, or because a volume was away. Sessions of unavailable volumes wait. */
   resume(): void {
+    this.#settlePoints();
     for (const session of this.#sessions.values()) {
       if (session.state !== "live" || !session.sourceVolume.online || !session.destinationVolume.online) continue;
       if (session.unfinished) this.#copier.start(session);
@@ -243,14 +277,48 @@ export class SessionSet {
     });
   }
 
-  /** Serialises with all changes of sessions; for removing and resizing volumes. */
+  /**
+   * Opens a volume again that is away; one that is online stays as it is. No piece of a copy uses its device by then: new
+   * ones find it away. Copies that waited for it go on.
+   */
+  async reopenVolume(uid: string): Promise<VolumeFacts> {
+    const volume = await this.exclusively(async () => {
+      this.#requireRunning();
+      return this.#volumes.reserve(uid, "opened again");
+    });
+    try {
+      if (!volume.online) {
+        await this.#piecesEnd(volume);
+        await this.#volumes.reopen(uid);
+        this.resume();
+      }
+      return this.#volumes.facts(uid);
+    } finally {
+      this.#volumes.release(uid);
+    }
+  }
+
+  async #piecesEnd(volume: Volume): Promise<void> {
+    const ending = [...new Set([...volume.entering, ...volume.leaving])].map(async (session) => {
+      await this.#copier.stop(session);
+      session.lock.release(await session.lock.acquire(0, session.granuleCount));
+    });
+    await within(this.#ports.clock, BARRIER_TIMEOUT_MS, Promise.all(ending), () => {
+      return new TidemarkError("DEVICE_TIMEOUT", {
+        message: `volume ${volume.name} cannot be opened again: ${volume.path} does not answer what it was asked before`,
+        hint: "look after the device and the kernel log (dmesg), then try again",
+      });
+    });
+  }
+
+  /** Serialises with all changes of sessions; for what must not happen while one begins or ends. */
   exclusively<T>(task: () => Promise<T>): Promise<T> {
     return this.#admin.run(task);
   }
 
   /** A cascade copies on what this session still owes: ending it would leave the later destination with wrong data. */
   #requireNobodyReadsThrough(session: CopySession): void {
-    if (!session.unfinished || session.state !== "live") return;
+    if (!session.unfinished) return;
     const reader = session.destinationVolume.leaving.find(
       (other) => other.unfinished && other.state === "live" && extentsOverlap(other.source, session.destination),
     );
@@ -290,13 +358,41 @@ export class SessionSet {
     }));
   }
 
+  /** Sees to it, in the background, that the points log can be emptied; tried again while something cannot be written. */
+  #settlePoints(): void {
+    if (this.#settling) return;
+    this.#settling = true;
+    this.#inBackground(
+      this.#settleUntilDone().finally(() => {
+        this.#settling = false;
+      }),
+    );
+  }
+
+  async #settleUntilDone(): Promise<void> {
+    do {
+      try {
+        await this.#settleOnce();
+      } catch (error) {
+        this.#trouble(error);
+        await this.#ports.clock.sleep(RETRY_AFTER_MS, this.#stopped.signal);
+      }
+    } while (!this.#stopping && this.#unsettled.size > 0);
+  }
+
   /** What points wrote into their records goes to the files of sessions and volumes; then the records can go. */
-  async #afterPoint(): Promise<void> {
+  async #settleOnce(): Promise<void> {
+    let failure: unknown;
     for (const [side, point] of [...this.#unsettled]) {
-      if (side instanceof CopySession) await side.checkpoint();
-      else await this.#volumes.settle([side]);
-      if (this.#unsettled.get(side) === point) this.#unsettled.delete(side);
+      try {
+        if (side instanceof CopySession) await side.checkpoint();
+        else await this.#volumes.settle([side]);
+        if (this.#unsettled.get(side) === point) this.#unsettled.delete(side);
+      } catch (error) {
+        failure ??= error; // the others are not held up
+      }
     }
+    if (failure !== undefined) throw failure;
     await this.#admin.run(async () => {
       if (this.#unsettled.size === 0) await this.#points.reset();
     });
@@ -327,7 +423,7 @@ export class SessionSet {
 
   /**
    * Nothing of it is under way first: a late piece must not land on what a host writes afterwards. Then durably over, then
-   * out of the write paths, then the files go. BARRIER_TIMEOUT when a device does not answer; the session then goes on.
+   * out of the write paths, then the maps go; the rest when the domain has recorded it (`forget`). BARRIER_TIMEOUT when a device does not answer; the session then goes on.
    */
   async #end(
     session: CopySession,
@@ -338,7 +434,9 @@ export class SessionSet {
       const failed = session.state === "failed";
       const destinationUsable = !failed && !session.unfinished;
       const status = session.status({ phase, atMs: this.#ports.clock.nowMs() });
-      await session.durable.run(() => session.files.end(session.record()));
+      const ended = { session: status, destinationUsable };
+      await session.durable.run(() => session.files.end({ ...session.record(), end: endOf(ended) }));
+      this.ended.add(ended);
       session.state = "ended";
       detach(session.sourceVolume.leaving, session);
       detach(session.destinationVolume.entering, session);
@@ -347,10 +445,10 @@ export class SessionSet {
       session.releaseEpochs();
       this.#emit({ type: "session.ended", session: status, destinationUsable });
       release();
-      // What cannot be removed now is removed at the next start.
-      await session.durable.run(() => session.files.remove()).catch((error: unknown) => this.#trouble(error));
+      // What cannot be removed now is removed when the end has been recorded.
+      await session.durable.run(() => session.files.retire()).catch((error: unknown) => this.#trouble(error));
       session.dispose();
-      return { session: status, destinationUsable };
+      return ended;
     } catch (error) {
       if (session.state !== "ended") {
         release();
@@ -414,6 +512,7 @@ export class SessionSet {
 
   /** The points log and the superblocks still hold a state to recover from; say it and go on. */
   #trouble(error: unknown): void {
+    endOnBug(error);
     this.#emit({ type: "engine.trouble", message: error instanceof Error ? error.message : String(error) });
   }
 }

@@ -10,9 +10,9 @@
  *   4. "Complete" is computed: nothing pending, nothing uncommitted.
  * Source: spec/11 "I/O rules per session"; data-safety 1.4.
  */
-import { assert } from "../../base/assert.ts";
+import { assert, endOnBug } from "../../base/assert.ts";
 import { asTidemarkError, TidemarkError } from "../../base/errors.ts";
-import type { BlockDevice, MoveResult } from "../../base/ports.ts";
+import type { MoveResult } from "../../base/ports.ts";
 import { granuleCountOf } from "../../base/units.ts";
 import type { CopyFailure, CopyKind, CopyReason, ExtentRef, SessionStatus } from "../engine-api.ts";
 import { PagedBitmap } from "../map/paged-bitmap.ts";
@@ -20,7 +20,7 @@ import type { EnginePorts } from "../ports.ts";
 import { Mutex } from "../sync/mutex.ts";
 import { RangeLock } from "../sync/range-lock.ts";
 import { type EpochTrust, leastTrust } from "../volume/change-chain.ts";
-import type { Volume } from "../volume/volume.ts";
+import { saysGone, type Volume } from "../volume/volume.ts";
 import { CommitQueue } from "./commit-queue.ts";
 import { moveNow } from "./demand-copy.ts";
 import { bytesOfGranules, type GranuleRun, granulesDone, granulesOfSide, moveRun } from "./extents.ts";
@@ -106,7 +106,12 @@ export class CopySession {
     this.destinationEpoch = record.destinationEpoch;
     this.barrierMicroseconds = record.barrierMicroseconds;
     this.failure = record.failure;
-    if (record.state === "failed") this.state = "failed";
+    if (record.state === "failed") {
+      this.state = "failed";
+      this.tracking = false; // a failed session holds no epochs, whatever its record says
+      this.sourceEpoch = 0;
+      this.destinationEpoch = 0;
+    }
     this.pending = options.pending;
     this.uncommitted = new PagedBitmap(options.ports.core, this.granuleCount, "empty");
     this.commits = new CommitQueue((runs) => this.#commitRound(runs));
@@ -162,7 +167,8 @@ export class CopySession {
   /**
    * Brings the pending granules of `run` to the destination, ahead of the background copy.
    * `until: "present"`: they can be read there; `"durable"`: either side may be overwritten.
-   * Throws MEDIUM_ERROR, NO_SPACE, DEVICE_GONE after the session has durably failed.
+   * Throws MEDIUM_ERROR after the session has durably failed. VOLUME_UNAVAILABLE ends this request only: nothing is lost,
+   * and the session goes on when the volume is back.
    */
   async copy(run: GranuleRun, until: "present" | "durable"): Promise<void> {
     try {
@@ -170,9 +176,39 @@ export class CopySession {
       if (until === "present") return this.#requireLive();
       while (this.state === "live" && this.uncommitted.anySet(run.first, run.count)) await this.commits.flush();
     } catch (error) {
-      await this.fail(error);
+      await this.#failUnlessUnavailable(error);
     }
     this.#requireLive();
+  }
+
+  async #failUnlessUnavailable(error: unknown): Promise<void> {
+    const unavailable = this.unavailability(error);
+    if (unavailable) throw unavailable;
+    await this.fail(error);
+  }
+
+  /** VOLUME_UNAVAILABLE when `error` says no more than that a volume is away, so that the session need not fail. */
+  unavailability(error: unknown): TidemarkError | undefined {
+    const { code, detail } = asTidemarkError(error);
+    if (code === "VOLUME_UNAVAILABLE") return asTidemarkError(error);
+    if (!saysGone(error)) return undefined;
+    const side = detail.metadata?.["side"];
+    if (side === "source") this.sourceVolume.fail(error);
+    if (side === "destination") this.destinationVolume.fail(error);
+    return this.sourceVolume.unavailable ?? this.destinationVolume.unavailable;
+  }
+
+  /**
+   * The destination may have lost what it had not made durable: that is pending again, and a session that relied on it
+   * fails (data-safety 1.2).
+   */
+  destinationLost(cause: unknown): void {
+    if (this.state === "ended" || this.uncommitted.count === 0) return;
+    this.pending.union(this.uncommitted);
+    this.uncommitted.clear();
+    this.commits.discard();
+    // If that cannot be made durable nothing is wrong yet: its files say, too, that it lacks these granules.
+    this.fail(cause).catch(() => undefined);
   }
 
   #requireLive(): void {
@@ -190,20 +226,18 @@ export class CopySession {
       if (this.state !== "live") return; // it may have ended or failed meanwhile
       const { generation } = this;
       for (const part of this.pendingRuns(run)) {
-        const source = this.#device(this.sourceVolume);
+        this.sourceVolume.requireDevice();
         const move = moveRun(part, this.source, this.destination);
         await this.sourceVolume.ensurePresent(move.fromOffsetBytes, move.lengthBytes);
-        const result = await moveNow(this.#ports.mover, source, this.#device(this.destinationVolume), move);
+        const [from, to] = [this.sourceVolume.requireDevice(), this.destinationVolume.requireDevice()];
+        const result = await moveNow(this.#ports.mover, from, to, move);
         if (generation !== this.generation || this.state !== "live") return;
+        this.destinationVolume.requireDevice(); // what a device that has failed meanwhile took over may be lost
         this.markCopied(part, result);
       }
     } finally {
       this.lock.release(handle);
     }
-  }
-
-  #device(volume: Volume): BlockDevice {
-    return volume.requireDevice();
   }
 
   pendingRuns(run: GranuleRun): GranuleRun[] {
@@ -254,12 +288,21 @@ export class CopySession {
     if (!over() && !this.unfinished) this.#owner.copied(this);
   }
 
-  /** Resolves when everything copied so far is durable, or the session has failed. */
+  /** Resolves when everything copied before the call is durable, or the session has failed. VOLUME_UNAVAILABLE. */
+  async commitCopied(): Promise<void> {
+    try {
+      if (this.state === "live") await this.commits.flush();
+    } catch (error) {
+      await this.#failUnlessUnavailable(error);
+    }
+  }
+
+  /** Resolves when nothing copied is left that is not durable, or the session has failed. Nobody copies meanwhile. VOLUME_UNAVAILABLE. */
   async commitAll(): Promise<void> {
     try {
       while (this.state === "live" && this.uncommitted.count > 0) await this.commits.flush();
     } catch (error) {
-      await this.fail(error);
+      await this.#failUnlessUnavailable(error);
     }
   }
 
@@ -268,6 +311,7 @@ export class CopySession {
    * Resolves when durable; a second caller waits for the first. Throws METADATA_WRITE_FAILED.
    */
   fail(cause: unknown): Promise<void> {
+    endOnBug(cause);
     if (this.state !== "live") return Promise.resolve();
     this.#failing ??= this.#doFail(cause).finally(() => {
       this.#failing = undefined;
@@ -280,7 +324,8 @@ export class CopySession {
     const failure = { cause: failureOf(error), message: error.detail.message };
     await this.durable.run(async () => {
       if (this.state !== "live") return;
-      await this.files.checkpoint({ ...this.record(), state: "failed", failure }, this.missing());
+      const record = { ...this.record(), tracking: false, sourceEpoch: 0, destinationEpoch: 0 };
+      await this.files.checkpoint({ ...record, state: "failed", failure }, this.missing());
       this.failure = failure;
       this.state = "failed";
       this.releaseEpochs();
@@ -364,6 +409,15 @@ export class CopySession {
     const map = this.pending.clone();
     map.union(this.uncommitted);
     return map;
+  }
+
+  /** Durable before it shows. */
+  setPace(pace: number): Promise<void> {
+    return this.durable.run(async () => {
+      if (this.state === "ended") return;
+      await this.files.checkpoint({ ...this.record(), pace }, this.missing());
+      this.pace = pace;
+    });
   }
 
   /** Writes the present state to the session's own files. */

@@ -17,8 +17,6 @@ export interface VolumeRecord {
   readonly serial: number;
   /** Oldest first; short, because all epochs that sessions hold must fit into the superblock. */
   readonly epochs: readonly EpochEntry[];
-  /** True between a clean stop and the next start. */
-  readonly clean: boolean;
 }
 
 export function mapFileOf(id: number, serial: number): string {
@@ -38,7 +36,6 @@ export function decodeVolumeRecord(value: unknown): VolumeRecord {
   for (const field of ["nextEpoch", "log", "serial"])
     if (!Number.isSafeInteger(record[field]) || (record[field] as number) < 0) return bad(field);
   if (typeof record["uid"] !== "string") return bad("uid");
-  if (typeof record["clean"] !== "boolean") return bad("clean");
   if (!Array.isArray(record["epochs"])) return bad("epochs");
   let lastId = -1;
   for (const entry of record["epochs"] as unknown[]) {

@@ -9,6 +9,7 @@
  *   2. Marks that did not go through the activity log (`noteMarks`) are in the points log until a checkpoint has them.
  * Source: data-safety 1.3, 1.8, 1.10; formats: docs/file-formats.md.
  */
+import { endOnBug } from "../../base/assert.ts";
 import { TidemarkError } from "../../base/errors.ts";
 import { granulesTouched } from "../../base/units.ts";
 import { REGION_BITS_BYTES, REGION_GRANULES, type RegionBits } from "../durable/activity-frames.ts";
@@ -20,7 +21,7 @@ import type { PagedBitmap } from "../map/paged-bitmap.ts";
 import type { ActivityBounds, EnginePorts } from "../ports.ts";
 import type { RecoveredPoint, VolumeSeal } from "../session/points-log.ts";
 import { Mutex } from "../sync/mutex.ts";
-import type { Epoch, EpochTrust } from "./change-chain.ts";
+import { type Epoch, type EpochTrust, leastTrust } from "./change-chain.ts";
 import type { Volume } from "./volume.ts";
 import { decodeVolumeRecord, type EpochEntry, mapFileOf, TRUSTS, type VolumeRecord } from "./volume-record.ts";
 
@@ -35,7 +36,9 @@ export class VolumeTracking {
   readonly #checkpoints = new Mutex();
   #openEpoch: number;
   #serial: number;
-  #unloggedMarks = false;
+  /** How often marks were made that are in no log of this volume; and how many of them a durable checkpoint has. */
+  #marksNoted = 0;
+  #marksKept = 0;
   #checkpointing = false;
 
   private constructor(options: {
@@ -62,22 +65,7 @@ export class VolumeTracking {
     await files.makeDirectory(directory);
     const openEpoch = volume.chain.nextId - 1;
     const activity = await ActivityLog.create(logOptions(ports, volume), 1, openEpoch);
-    const first: VolumeRecord = {
-      uid: volume.uid,
-      nextEpoch: volume.chain.nextId,
-      log: 1,
-      serial: 1,
-      epochs: [],
-      clean: false,
-    };
-    const superblock = await Superblock.create(
-      files,
-      `${directory}/super`,
-      "volume",
-      volume.uid,
-      first,
-      decodeVolumeRecord,
-    );
+    const superblock = await newSuperblock(files, volume, { log: 1, serial: 1, epochs: [], replaces: "nothing" });
     await files.syncDirectory(directory);
     await files.syncDirectory(VOLUMES_DIRECTORY);
     return new VolumeTracking({ ports, volume, superblock, activity, openEpoch });
@@ -129,7 +117,6 @@ export class VolumeTracking {
         setRegion(last, region);
         last.trust = last.trust === "lost" ? "lost" : "widened";
       }
-      if (record.clean) await superblock.store({ ...record, clean: false });
       const held = epochs.filter((epoch) => epoch.id > 0);
       volume.chain.restore(held, Math.max(record.nextEpoch, last.id + 1));
       return tracking;
@@ -140,19 +127,53 @@ export class VolumeTracking {
     }
   }
 
-  /** After damage: epochs with these ids that say "everything", in new files. */
-  static async rebuild(ports: EnginePorts, volume: Volume, ids: readonly number[]): Promise<VolumeTracking> {
-    await removeVolumeDirectory(ports.files, volume.uid);
+  /**
+   * After damage: epochs with these ids that say "everything", in new files beside the old ones, which go only when the new
+   * superblock is durable. `nextEpoch`: no id below it is given again.
+   */
+  static async rebuild(
+    ports: EnginePorts,
+    volume: Volume,
+    { ids, nextEpoch }: { readonly ids: readonly number[]; readonly nextEpoch: number },
+  ): Promise<VolumeTracking> {
+    const { files } = ports;
+    const directory = directoryOf(volume.uid);
+    await files.makeDirectory(directory);
+    const serials = (await files.list(directory)).map(serialOf);
+    const serial = Math.max(0, ...serials) + 1;
     const sorted = [...new Set(ids)].sort((a, b) => a - b);
     const epochs = sorted.map((id): Epoch => {
       const map = volume.chain.newMap();
       map.setRange(0, map.bitCount);
       return { id, beginMs: 0, map, trust: "lost" };
     });
-    volume.chain.restore(epochs, 1);
-    const tracking = await VolumeTracking.create(ports, volume);
-    await tracking.checkpoint("running");
+    const entries: EpochEntry[] = [];
+    for (const epoch of epochs) {
+      const header = {
+        kind: "epoch" as const,
+        ownerId: volume.uid,
+        generation: epoch.id,
+        bitCount: epoch.map.bitCount,
+      };
+      await writeMap(files, `${directory}/${mapFileOf(epoch.id, serial)}`, header, epoch.map);
+      entries.push(entryOf(epoch, serial));
+    }
+    volume.chain.restore(epochs, nextEpoch);
+    const openEpoch = sorted.at(-1) ?? volume.chain.nextId - 1;
+    const activity = await ActivityLog.create(logOptions(ports, volume), serial, openEpoch);
+    const made = { log: serial, serial, epochs: entries, replaces: "damaged" as const };
+    const superblock = await newSuperblock(files, volume, made);
+    await files.syncDirectory(VOLUMES_DIRECTORY);
+    const tracking = new VolumeTracking({ ports, volume, superblock, activity, openEpoch });
+    await tracking.#removeLeftovers(directory);
     return tracking;
+  }
+
+  /** The highest epoch id that the files of a volume show, whatever their state. */
+  static async highestEpochSeen(files: StateFiles, uid: string): Promise<number> {
+    const directory = directoryOf(uid);
+    if (!(await files.exists(directory))) return 0;
+    return Math.max(0, ...(await files.list(directory)).map((name) => Number(/^epoch-(\d+)-/.exec(name)?.[1] ?? 0)));
   }
 
   /** Seals that the activity log lost with its unsynced tail, and marks that never went into it; returns the open epoch. */
@@ -179,7 +200,7 @@ export class VolumeTracking {
         if (!destination || !map) continue;
         const { first, count } = granulesTouched(destination.offsetBytes, destination.lengthBytes);
         epochOf(epochs, change.epoch, this.#volume).map.union(map, { first, count, otherFirst: 0 });
-        this.#unloggedMarks = true;
+        this.noteMarks();
       }
     }
     return epochs.find((epoch) => epoch.id === open.id) ?? open;
@@ -199,19 +220,39 @@ export class VolumeTracking {
 
   /** The points log says the same, durably; what could not be stored here makes `settle` write a checkpoint. */
   #notePoint(point: Parameters<ActivityLog["point"]>[0]): void {
-    this.activity.point(point).catch(() => {
-      this.#unloggedMarks = true;
+    this.activity.point(point).catch((error: unknown) => {
+      endOnBug(error);
+      this.noteMarks();
     });
+  }
+
+  /** The device may have lost what was written last: every granule of the regions that are hot counts as changed. */
+  widenHot(): void {
+    const { chain } = this.#volume;
+    if (!chain.tracked) return;
+    for (const region of this.activity.hotRegions) {
+      setRegion(chain.open, region);
+      chain.open.trust = leastTrust(chain.open.trust, "widened");
+    }
   }
 
   /** Marks were set that are only in the points log. */
   noteMarks(): void {
-    this.#unloggedMarks = true;
+    this.#marksNoted++;
+  }
+
+  /** Nobody knows what has changed: every epoch says "everything", durably when it resolves. */
+  async loseEpochs(): Promise<void> {
+    for (const epoch of this.#volume.chain.epochs) {
+      epoch.map.setRange(0, epoch.map.bitCount);
+      epoch.trust = "lost";
+    }
+    await this.checkpoint("running");
   }
 
   /** What the points did to the chain is durable in the volume's own files when it resolves. */
   async settle(): Promise<void> {
-    if (this.#unloggedMarks) return this.checkpoint("running");
+    if (this.#marksKept < this.#marksNoted) return this.checkpoint("running");
     await this.activity.sync();
     await this.#checkpoints.run(async () => {
       const record = this.#super.value;
@@ -220,7 +261,7 @@ export class VolumeTracking {
       // An epoch that has been merged away may still have bits in its file: only a checkpoint drops it.
       const missing = record.epochs.filter(([id, , , serial]) => serial > 0 && !epochs.some(([kept]) => kept === id));
       const all = [...missing, ...epochs].sort((a, b) => a[0] - b[0]);
-      await this.#super.store({ ...record, epochs: all, nextEpoch: this.#volume.chain.nextId, clean: false });
+      await this.#super.store({ ...record, epochs: all, nextEpoch: this.#volume.chain.nextId });
     });
   }
 
@@ -229,7 +270,7 @@ export class VolumeTracking {
     this.#checkpointing = true;
     // A failure leaves the old checkpoint and both logs, which recovery reads; the next activation tries again.
     void this.checkpoint("running")
-      .catch(() => undefined)
+      .catch(endOnBug)
       .finally(() => {
         this.#checkpointing = false;
       });
@@ -242,7 +283,7 @@ export class VolumeTracking {
       const number = this.activity.number + 1;
       const serial = ++this.#serial;
       await this.activity.checkpoint(number);
-      this.#unloggedMarks = false;
+      const marks = this.#marksNoted; // in the same turn as the copies, which have them
       const copies = this.#volume.chain.epochs.map((epoch) => ({ ...epoch, map: epoch.map.clone() }));
       const directory = directoryOf(this.#volume.uid);
       const epochs: EpochEntry[] = [];
@@ -257,8 +298,8 @@ export class VolumeTracking {
         for (const { map } of copies) map.dispose();
       }
       const nextEpoch = this.#volume.chain.nextId;
-      const clean = mode === "clean";
-      await this.#super.store({ uid: this.#volume.uid, nextEpoch, log: number, serial, epochs, clean });
+      await this.#super.store({ uid: this.#volume.uid, nextEpoch, log: number, serial, epochs });
+      this.#marksKept = marks;
       await this.#removeLeftovers(directory);
     });
   }
@@ -290,6 +331,22 @@ export async function removeVolumeDirectory(files: StateFiles, uid: string): Pro
   for (const name of ["super", ...names]) await files.remove(`${directory}/${name}`);
   await files.removeDirectory(directory);
   await files.syncDirectory(VOLUMES_DIRECTORY);
+}
+
+function newSuperblock(
+  files: StateFiles,
+  volume: Volume,
+  first: Pick<VolumeRecord, "log" | "serial" | "epochs"> & { readonly replaces: "nothing" | "damaged" },
+): Promise<Superblock<VolumeRecord>> {
+  const { log, serial, epochs, replaces } = first;
+  const record: VolumeRecord = { uid: volume.uid, nextEpoch: volume.chain.nextId, log, serial, epochs };
+  const path = `${directoryOf(volume.uid)}/super`;
+  return Superblock.create(files, path, "volume", volume.uid, record, decodeVolumeRecord, replaces);
+}
+
+/** Number in the name of a map or an activity log. */
+function serialOf(name: string): number {
+  return Number(/^(?:epoch-\d+|al)-(\d+)\.(?:map|log)/.exec(name)?.[1] ?? 0);
 }
 
 function entryOf(epoch: Epoch, serial: number): EpochEntry {

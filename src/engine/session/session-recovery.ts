@@ -1,0 +1,159 @@
+/**
+ * One session found at start: which record of it counts, and whether it can be trusted.
+ *
+ * The superblock counts, or a point that is newer. A session without a superblock was being made or being removed, whatever a
+ * point still says: the superblock is there before a point is fired, and it is the last file to go; unless a map is left,
+ * which is made later and goes earlier.
+ * A session has failed, and is found so with its extents, when its superblock is damaged, when a point of it may be lost, or
+ * when a volume of it is not registered. Source: data-safety 1.4, 1.9, 1.10.
+ */
+import { asTidemarkError, TidemarkError } from "../../base/errors.ts";
+import { granuleCountOf } from "../../base/units.ts";
+import { isDamage } from "../durable/state-files.ts";
+import { PagedBitmap } from "../map/paged-bitmap.ts";
+import type { EnginePorts } from "../ports.ts";
+import type { VolumeSet } from "../volume/volume-set.ts";
+import type { EndedSessions } from "./ended-sessions.ts";
+import type { RecoveredPoint } from "./points-log.ts";
+import { removeSessionDirectory, SESSIONS_DIRECTORY, SessionFiles } from "./session-files.ts";
+import type { SessionRecord } from "./session-record.ts";
+
+export interface FoundSession {
+  readonly record: SessionRecord;
+  /** Set when the record is that of a point: what was to be copied then. */
+  readonly pointMap: PagedBitmap | undefined;
+  /** Set when its files cannot be used; `record` then says that it has failed. */
+  readonly damage: TidemarkError | undefined;
+}
+
+export interface RecoveryState {
+  readonly points: readonly RecoveredPoint[];
+  readonly pointsDamage: TidemarkError | undefined;
+  /** Takes over the sessions that have ended and are not recorded elsewhere yet. */
+  readonly ended: EndedSessions;
+  readonly trouble: (what: string, error: unknown) => void;
+}
+
+/** Undefined when there is none any more; its directory is removed then, unless it has ended unrecorded. What is no damage is thrown. */
+export async function readSession(
+  ports: EnginePorts,
+  volumes: VolumeSet,
+  id: string,
+  state: RecoveryState,
+): Promise<FoundSession | undefined> {
+  const { files } = ports;
+  const fired = newestPoint(state.points, id);
+  const own = await readOwn(ports, id);
+  if (own instanceof TidemarkError) return readDamaged(ports, volumes, id, { error: own, fired, state });
+  const fromPoint = fired && own && fired.record.generation > own.generation ? fired : undefined;
+  const record = fromPoint?.record ?? own;
+  if (state.pointsDamage && record && record.state !== "ended" && (await SessionFiles.mayBeLater(files, record)))
+    return registered(volumes, failedBecause(record, state.pointsDamage), state);
+  if (record?.state === "ended" && state.ended.adopt(record)) return undefined;
+  if (!record || record.state === "ended" || record.state === "creating") {
+    await removeSessionDirectory(files, id);
+    return undefined;
+  }
+  if (!isRegistered(volumes, record)) return leaveOut(ports, record, state);
+  return { record, pointMap: fromPoint?.map, damage: undefined };
+}
+
+/** The superblock's record; undefined when there is no session; an error when it is damaged. */
+async function readOwn({ files }: EnginePorts, id: string): Promise<SessionRecord | TidemarkError | undefined> {
+  const directory = `${SESSIONS_DIRECTORY}/${id}`;
+  if (!(await files.exists(`${directory}/super`))) {
+    const lost = (await files.list(directory)).some((name) => /^pending-\d+\.map$/.test(name));
+    if (!lost) return undefined;
+    return new TidemarkError("METADATA_CORRUPT", {
+      message: `${directory}/super is missing`,
+      hint: `start copy ${id} again, or cancel it`,
+      metadata: { path: `${directory}/super` },
+    });
+  }
+  try {
+    return await SessionFiles.readRecord(files, id);
+  } catch (cause) {
+    const error = asTidemarkError(cause);
+    if (!isDamage(error)) throw error;
+    return error;
+  }
+}
+
+/** Without its superblock a session has failed; what it was, a point says or one of its logs. */
+async function readDamaged(
+  ports: EnginePorts,
+  volumes: VolumeSet,
+  id: string,
+  damaged: {
+    readonly error: TidemarkError;
+    readonly fired: { readonly record: SessionRecord } | undefined;
+    readonly state: RecoveryState;
+  },
+): Promise<FoundSession | undefined> {
+  const { error, fired, state } = damaged;
+  const record = fired?.record ?? (await SessionFiles.readDefinition(ports.files, id));
+  if (record) return registered(volumes, failedBecause(record, error), state);
+  state.trouble(`${SESSIONS_DIRECTORY}/${id} is kept; what was copied by copy ${id} must not be relied on`, error);
+  return undefined;
+}
+
+function registered(volumes: VolumeSet, found: FoundSession, state: RecoveryState): FoundSession | undefined {
+  if (isRegistered(volumes, found.record)) return found;
+  state.trouble(`${SESSIONS_DIRECTORY}/${found.record.id} is kept`, notRegistered(found.record));
+  return undefined;
+}
+
+/** Durably failed, so that it never comes back as if its source had been preserved meanwhile. */
+async function leaveOut(ports: EnginePorts, record: SessionRecord, state: RecoveryState): Promise<undefined> {
+  const error = notRegistered(record);
+  state.trouble(`copy ${record.id} is left out and has failed`, error);
+  if (record.state !== "live") return undefined;
+  const failed = failedBecause(record, error).record;
+  const files = await SessionFiles.salvage(ports.files, failed);
+  const everything = new PagedBitmap(ports.core, granuleCountOf(record.source.lengthBytes), "full");
+  await files.checkpoint(failed, everything);
+  await files.close();
+  return undefined;
+}
+
+function failedBecause(record: SessionRecord, error: TidemarkError): FoundSession {
+  const failed: SessionRecord = {
+    ...record,
+    state: "failed",
+    tracking: false,
+    sourceEpoch: 0,
+    destinationEpoch: 0,
+    // Whatever a point still says is of an earlier generation.
+    generation: record.generation + 1,
+    failure: { cause: "OTHER", message: error.detail.message },
+  };
+  return { record: failed, pointMap: undefined, damage: error };
+}
+
+/** For a session whose map or log turns out to be damaged. */
+export function failedFound(found: FoundSession, error: TidemarkError): FoundSession {
+  return failedBecause(found.record, error);
+}
+
+function isRegistered(volumes: VolumeSet, record: SessionRecord): boolean {
+  return [record.source, record.destination].every(({ volumeUid }) => volumes.find(volumeUid) !== undefined);
+}
+
+function notRegistered({ source, destination }: SessionRecord): TidemarkError {
+  return new TidemarkError("VOLUME_NOT_FOUND", {
+    message: `${source.name} or ${destination.name} is not registered in this box any more`,
+    hint: "register the volume again and start the copy again",
+  });
+}
+
+function newestPoint(
+  points: readonly RecoveredPoint[],
+  id: string,
+): { record: SessionRecord; map: PagedBitmap } | undefined {
+  for (const point of [...points].reverse()) {
+    const record = point.sessions.find((session) => session.id === id);
+    const map = point.maps.get(id);
+    if (record && map) return { record, map };
+  }
+  return undefined;
+}
