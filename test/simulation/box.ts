@@ -12,7 +12,7 @@ import {
   MemoryStateFiles,
 } from "../../src/engine/durable/memory-state-files.ts";
 import { createEngine, type LocalEngine } from "../../src/engine/engine.ts";
-import type { EngineEvent, SessionStatus } from "../../src/engine/engine-api.ts";
+import type { EngineEvent, EngineFound } from "../../src/engine/engine-api.ts";
 import type { Core } from "../../src/engine/map/core.ts";
 import type { Chance } from "./chance.ts";
 import { Scheduler, type TurnKind } from "./scheduler.ts";
@@ -56,6 +56,7 @@ export class Box {
   readonly #chance: Chance;
   #engine: LocalEngine | undefined;
   #life = 0;
+  #lost: TidemarkError | undefined;
 
   constructor(world: World, core: Core, chance: Chance) {
     this.#world = world;
@@ -80,12 +81,20 @@ export class Box {
     return this.#life;
   }
 
+  /** Why the process has ended by itself: nothing is answered any more. */
+  get lost(): TidemarkError | undefined {
+    return this.#lost;
+  }
+
   /** A new process; resolves with what it found. */
-  async start(): Promise<readonly SessionStatus[]> {
+  async start(): Promise<EngineFound> {
     const life = ++this.#life;
     const mover = this.#mover();
     const engine = await createEngine({
       clock: this.scheduler,
+      lose: (error) => {
+        if (life === this.#life) this.#lost ??= error;
+      },
       ports: async () => ({
         core: this.#core,
         files: this.stateFiles,
@@ -100,8 +109,7 @@ export class Box {
     });
     this.#engine = engine;
     const volumes = this.disks.map(({ name, sizeBytes }) => ({ uid: name, name, path: name, sizeBytes }));
-    const { sessions } = await engine.start({ stateDirectory: "virtual", volumes });
-    return sessions;
+    return engine.start({ stateDirectory: "virtual", volumes });
   }
 
   async stop(): Promise<void> {
@@ -124,6 +132,7 @@ export class Box {
   #end(): void {
     this.#life++;
     this.#engine = undefined;
+    this.#lost = undefined;
     this.scheduler.drop();
   }
 

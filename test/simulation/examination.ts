@@ -4,7 +4,7 @@
  * Role: compares the sessions that are there with those that must be, the disks with the oracle, the maps with what differs,
  * the state directory with both.
  */
-import type { SessionStatus } from "../../src/engine/engine-api.ts";
+import type { EngineFound, SessionStatus } from "../../src/engine/engine-api.ts";
 import { uidOf } from "./box.ts";
 import type { Operator } from "./operator.ts";
 import { type OracleSession, SECTORS_A_GRANULE, type SessionFacts } from "./oracle.ts";
@@ -22,22 +22,37 @@ export class Examination {
   }
 
   /** A process has started: what was answered must be there, what was asked may be. */
-  started(statuses: readonly SessionStatus[]): void {
+  started({ sessions, ended }: EngineFound): void {
     const { oracle } = this.#stage;
-    const found = new Map(statuses.map((status) => [status.id, factsOf(status)]));
+    const found = new Map(sessions.map((status) => [status.id, factsOf(status)]));
     this.#pointOfBefore(found);
+    const usable = new Map(ended.map((one) => [one.session.id, one.destinationUsable]));
     for (const known of [...oracle.sessions.values()]) {
       const facts = found.get(known.id);
-      if (!facts) this.#gone(known);
+      if (!facts) this.#gone(known, usable.get(known.id));
       else if (facts.generation !== known.generation)
         this.#stage.report(42, `${known.id} is at point ${facts.generation}, and ${known.generation} was the last`);
       else this.#stillThere(known, facts);
     }
     for (const id of found.keys())
       if (!oracle.sessions.has(id)) this.#stage.report(11, `${id} is there and nobody started it`);
+    this.#ends(usable.keys());
     this.#operator.reconciled();
     this.lookAtDisks();
-    for (const status of statuses) this.maps(status);
+    for (const status of sessions) this.maps(status);
+  }
+
+  /** What has ended is told until somebody confirms that it is recorded. */
+  #ends(ids: Iterable<string>): void {
+    const { unconfirmed, confirming } = this.#operator;
+    const told = new Set(ids);
+    for (const id of told)
+      if (!unconfirmed.has(id)) this.#stage.report(11, `${id} is told to have ended, and nobody knew of its end`);
+    for (const id of unconfirmed)
+      if (!told.has(id)) {
+        if (!confirming.has(id)) this.#stage.report(11, `${id} had ended and is not told of any more`);
+        unconfirmed.delete(id);
+      }
   }
 
   /** The point that was asked for when the process ended has happened for all its members or for none. */
@@ -58,20 +73,19 @@ export class Examination {
       this.#stage.report(42, `of a point only ${happened.map(({ id }) => id).join(", ")} happened`);
   }
 
-  #gone(known: OracleSession): void {
-    const { oracle } = this.#stage;
+  /** A session is not there any more: it has ended, whether anybody asked for it or it was complete. */
+  #gone(known: OracleSession, usable: boolean | undefined): void {
+    const { oracle, box } = this.#stage;
+    this.#operator.unconfirmed.add(known.id);
+    if (usable === undefined) this.#stage.report(11, `${known.id} is gone and nobody knows how it ended`);
     const asked = this.#operator.ending.has(known.id) || this.#operator.untracking.has(known.id);
-    if (asked || known.phase === "failed") {
-      if (!asked) this.#stage.report(11, `${known.id} had failed and is gone`);
-      this.#operator.end(known, false);
-      return;
-    }
-    // A plain copy may have come to its end; then everything is at its destination.
-    if (known.tracking) this.#stage.report(11, `${known.id} is gone and nobody ended it`);
-    oracle.sessions.delete(known.id);
-    const disk = this.#stage.box.disks[known.destination.volume];
+    if (!asked && (known.tracking || known.phase === "failed" || !usable))
+      this.#stage.report(11, `${known.id} is gone and nobody ended it`);
+    const disk = box.disks[known.destination.volume];
     const extent = { ...known.destination, count: known.source.count };
-    if (disk) for (const part of this.#operator.selfContained(extent)) oracle.lookAtDisk(part, disk.content, 14);
+    if (usable && disk)
+      for (const part of this.#operator.selfContained(extent, known.id)) oracle.lookAtDisk(part, disk.content, 14);
+    this.#operator.end(known, usable ?? false);
   }
 
   #stillThere(known: OracleSession, facts: SessionFacts): void {
@@ -124,18 +138,14 @@ export class Examination {
     const { box, oracle, world } = this.#stage;
     const files = box.stateFiles;
     const sessions = await files.list("sessions");
-    const wanted = [...oracle.sessions.keys()].sort();
+    const wanted = [...oracle.sessions.keys(), ...this.#operator.unconfirmed].sort();
     if (sessions.join() !== wanted.join())
       this.#stage.report(11, `session directories ${sessions.join()}, sessions ${wanted.join()}`);
-    const points = (await files.list("")).filter((name) => name.startsWith("points-"));
+    const points = (await files.list("")).filter((name) => /^points-\d+\.log$/.test(name));
     if (points.length !== 1) this.#stage.report(11, `points logs: ${points.join()}`);
     const uids = world.volumes.map((_, volume) => uidOf(volume));
-    for (const directory of [...(await files.list("volumes")), ...sessions]) {
-      const parent = directory.startsWith("v") ? "volumes" : "sessions";
-      if (parent === "volumes" && !uids.includes(directory)) this.#stage.report(11, `directory of ${directory}`);
-      for (const name of await files.list(`${parent}/${directory}`))
-        if (name.endsWith(".new")) this.#stage.report(11, `${parent}/${directory}/${name} is left over`);
-    }
+    const strange = (await files.list("volumes")).filter((uid) => !uids.includes(uid));
+    if (strange.length > 0) this.#stage.report(11, `volume directories nobody knows: ${strange.join()}`);
   }
 }
 

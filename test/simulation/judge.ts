@@ -23,7 +23,7 @@ const REFUSALS: ReadonlySet<string> = new Set([
 
 const EXPLAINED: Readonly<Record<FaultKind, ReadonlySet<string>>> = {
   device: new Set(["MEDIUM_ERROR", "NO_SPACE", "DEVICE_GONE", "VOLUME_UNAVAILABLE"]),
-  stall: new Set(["BARRIER_TIMEOUT"]),
+  stall: new Set(["BARRIER_TIMEOUT", "DEVICE_TIMEOUT"]),
   "state-full": new Set(["METADATA_WRITE_FAILED"]),
   "state-failure": new Set(["METADATA_WRITE_FAILED", "MEDIUM_ERROR", "PATH_NOT_FOUND", "VOLUME_UNAVAILABLE"]),
 };

@@ -3,6 +3,7 @@
  * either may be the case.
  */
 import type { EngineEvent, SessionStatus, StartRequest } from "../../src/engine/engine-api.ts";
+import { uidOf } from "./box.ts";
 import type { Extent, OracleSession, PointAsked, SessionFacts } from "./oracle.ts";
 import { factsOf, overlaps, type Stage } from "./stage.ts";
 import type { MemberStep } from "./workload.ts";
@@ -21,6 +22,9 @@ export class Operator {
   readonly ending = new Set<string>();
   readonly untracking = new Set<string>();
   readonly pacing = new Map<string, number[]>();
+  /** Sessions that have ended and are kept until somebody confirms that their end is recorded. */
+  readonly unconfirmed = new Set<string>();
+  readonly confirming = new Set<string>();
 
   constructor(stage: Stage) {
     this.#stage = stage;
@@ -135,12 +139,33 @@ export class Operator {
     });
   }
 
+  /** The end of a session is recorded. */
+  confirm(id: string): void {
+    this.confirming.add(id);
+    const { engine } = this.#stage.box;
+    this.#stage.launch(`confirmation of ${id}`, () => engine.forgetSession(id), {
+      answered: () => {
+        this.confirming.delete(id);
+        this.unconfirmed.delete(id);
+      },
+      failed: () => undefined,
+    });
+  }
+
+  reopen(volume: number): void {
+    const { engine } = this.#stage.box;
+    const what = `opening volume ${volume} again`;
+    const hear = { answered: () => undefined, failed: () => undefined };
+    this.#stage.launch(what, () => engine.reopenVolume(uidOf(volume)), hear);
+  }
+
   /** Everything that was asked is forgotten: the process ended, and what has become of it is known. */
   reconciled(): void {
     this.asked = undefined;
     this.ending.clear();
     this.untracking.clear();
     this.pacing.clear();
+    this.confirming.clear();
   }
 
   // --- what the box says ---------------------------------------------------------------------------------------------------
@@ -173,6 +198,8 @@ export class Operator {
   #ended(status: SessionStatus, usable: boolean): void {
     const { oracle } = this.#stage;
     const known = oracle.sessions.get(status.id);
+    this.unconfirmed.add(status.id);
+    if (this.#stage.chance.happens(0.7)) this.confirm(status.id);
     if (!known || known.generation !== status.generation) return;
     if (status.phase === "completed" && !usable) this.#stage.report(10, `${status.id} completed and is not usable`);
     if (usable) this.#lookAtDestination(known, status.id);

@@ -313,6 +313,8 @@ export class Oracle {
   /** A device lost what was not flushed; the box goes on. */
   deviceLost(volume: number): void {
     this.#volume(volume).losePower(this.moment());
+    for (const session of this.sessions.values())
+      if (session.source.volume === volume || session.destination.volume === volume) session.unclean = true;
   }
 
   #processEnded(): void {

@@ -4,7 +4,7 @@
  *
  * Role: turns actions into calls, ends processes and starts them again. The first violation ends the history.
  */
-import type { SessionStatus } from "../../src/engine/engine-api.ts";
+import type { EngineFound } from "../../src/engine/engine-api.ts";
 import { type Core, instantiateCore, loadCore } from "../../src/engine/map/core.ts";
 import { Examination } from "./examination.ts";
 import { Host } from "./host.ts";
@@ -99,10 +99,18 @@ class Simulation {
     if (calls.size >= CALLS_MAX) await this.#until(() => calls.size < CALLS_MAX);
     const before = new Set(calls);
     await this.#act(action);
-    if (this.#stage.violation) return;
-    if (gap !== "answer") return this.#stage.pump(gap);
     const mine = [...calls].filter((call) => !before.has(call));
-    await this.#until(() => mine.every((call) => !calls.has(call)));
+    if (this.#stage.violation) return;
+    if (gap !== "answer") await this.#stage.pump(gap);
+    else await this.#until(() => mine.every((call) => !calls.has(call)));
+    if (this.#stage.box.lost) await this.#lost();
+  }
+
+  /** The process has ended by itself, because a disk has failed under its files. */
+  async #lost(): Promise<void> {
+    const { box, judge, chance } = this.#stage;
+    if (!judge.has("state-failure")) this.#stage.report(12, `the engine ended: ${box.lost?.message}`);
+    await this.#crash(chance.pick(["kill", "power"]), []);
   }
 
   /** Waits for what has to come. */
@@ -110,7 +118,7 @@ class Simulation {
     const { calls, box } = this.#stage;
     const { life } = box;
     if (await this.#stage.pumpUntil(() => done() || life !== box.life, TURNS_MAX)) return;
-    if (!this.#stage.violation)
+    if (!this.#stage.violation && !box.lost)
       this.#stage.report(12, `no answer: ${[...calls].map(({ what }) => what).join("; ") || "copying does not end"}`);
   }
 
@@ -127,6 +135,8 @@ class Simulation {
         return this.#host.read(action.extent);
       case "flush":
         return this.#host.flush(action.volume);
+      case "reopen":
+        return this.#operator.reopen(action.volume);
       case "start":
         await this.#noPoint();
         return this.#operator.start(action.members);
@@ -275,13 +285,13 @@ class Simulation {
     const { box, chance, counts, judge } = this.#stage;
     let refused = 0;
     for (let attempt = 0; !this.#stage.violation; attempt++) {
-      let found: readonly SessionStatus[] | undefined;
+      let found: EngineFound | undefined;
       let failure: { readonly error: unknown } | undefined;
       judge.started();
       box.start().then(
-        (statuses) => {
-          found = statuses;
-          this.#examination.started(statuses);
+        (what) => {
+          found = what;
+          this.#examination.started(what);
         },
         (error: unknown) => {
           failure = { error };

@@ -80,7 +80,7 @@ export class Stage {
   /** Fires so many turns, or fewer when nothing is left. */
   async pump(turns: number): Promise<void> {
     await settle();
-    for (let left = turns; left > 0 && !this.violation; left--) {
+    for (let left = turns; left > 0 && !this.violation && !this.box.lost; left--) {
       if (!this.box.scheduler.fire()) return;
       await settle();
     }
@@ -91,7 +91,7 @@ export class Stage {
     await settle();
     for (let left = turnsMax; left > 0; left--) {
       if (done()) return true;
-      if (this.violation || !this.box.scheduler.fire()) return done();
+      if (this.violation || this.box.lost || !this.box.scheduler.fire()) return done();
       await settle();
     }
     return done();

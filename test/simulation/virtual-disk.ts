@@ -359,6 +359,11 @@ class DiskHandle implements BlockDevice {
     return true;
   }
 
+  async stamp(): Promise<string> {
+    this.#check();
+    return String(this.#disk.covered);
+  }
+
   async resize(): Promise<void> {
     throw diskError("READ_ONLY", this.#disk.name, 0, 0);
   }

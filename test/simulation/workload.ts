@@ -18,7 +18,7 @@ export interface MemberStep {
 /** `pick` chooses among the sessions that exist then. */
 export type Action =
   | { readonly do: "write" | "zero" | "trim" | "read"; readonly extent: Extent }
-  | { readonly do: "flush"; readonly volume: number }
+  | { readonly do: "flush" | "reopen"; readonly volume: number }
   | { readonly do: "start"; readonly members: readonly MemberStep[] }
   | { readonly do: "restart"; readonly picks: readonly number[] }
   | { readonly do: "restore" | "cancel" | "stop-tracking" | "inspect" | "copy-on"; readonly pick: number }
@@ -69,6 +69,7 @@ const WEIGHTS: Readonly<Record<Verb, number>> = {
   "copy-on": 3,
   quiesce: 4,
   finish: 3,
+  reopen: 3,
   repair: 0,
   rest: 5,
   stop: 2,
@@ -89,6 +90,7 @@ const NEEDS: Partial<Record<Verb, Feature>> = {
   trim: "zeroes",
   restore: "restore",
   "copy-on": "cascade",
+  reopen: "device-failure",
   stop: "clean-stop",
   kill: "kill",
   power: "power-loss",
@@ -134,7 +136,7 @@ export function chooseSteps(world: World, chance: Chance): Step[] {
     if (FAULTS.has(verb)) faulty = chance.between(2, 8);
     else if (faulty > 0 && --faulty === 0) {
       add("repair");
-      if (chance.happens(0.7)) add(chance.pick(["stop", "kill", "power"]));
+      if (chance.happens(0.7)) add(chance.pick(["stop", "kill", "power", "reopen", "reopen"]));
     }
   }
   return steps;
@@ -175,6 +177,7 @@ function chooseAction(verb: Verb, world: World, chance: Chance): Action {
     case "state-fails":
       return { do: verb, operation: chance.pick(STATE_OPERATIONS), after: chance.below(12) };
     case "flush":
+    case "reopen":
     case "device-full":
     case "device-write-errors":
     case "device-flush-fails":
