@@ -16,6 +16,7 @@ import { decodeMap, encodeMap } from "../durable/map-file.ts";
 import { isDamage, type StateFiles } from "../durable/state-files.ts";
 import type { Core } from "../map/core.ts";
 import { PagedBitmap } from "../map/paged-bitmap.ts";
+import { SESSIONS_DIRECTORY } from "./session-files.ts";
 import { decodeSessionRecord, type SessionRecord } from "./session-record.ts";
 
 /** What happened to the chain of one volume at a point. */
@@ -81,15 +82,12 @@ export class PointsLog {
   /** Opens the logs and reads their points, oldest first. SCHEMA_TOO_NEW, and what the disk may throw. */
   static async open(files: StateFiles, core: Core): Promise<FoundPoints> {
     const names = await files.list("");
-    const numbers = names
-      .map((name) => Number(/^points-(\d+)\.log$/.exec(name)?.[1] ?? 0))
-      .filter((number) => number > 0);
+    const numbers = pointsLogNumbers(names);
     const used = Math.max(0, ...names.map((name) => Number(/^points-(\d+)\.log/.exec(name)?.[1] ?? 0)));
-    numbers.sort((a, b) => a - b);
     const points: RecoveredPoint[] = [];
     const kept: number[] = [];
     let newest: FrameLog | undefined;
-    let damage: TidemarkError | undefined;
+    let damage = numbers.length === 0 ? await missingLog(files) : undefined;
     for (const number of numbers) {
       try {
         const read = await readLog(files, number, core);
@@ -101,7 +99,7 @@ export class PointsLog {
         const error = asTidemarkError(cause);
         if (!isDamage(error)) throw error;
         damage ??= error;
-        await files.rename(nameOf(number), `${nameOf(number)}.damaged`);
+        await files.rename(pointsLogName(number), `${pointsLogName(number)}.damaged`);
         await files.syncDirectory("");
       }
     }
@@ -140,7 +138,7 @@ export class PointsLog {
     this.#number++;
     this.#records = 0;
     await old.close();
-    for (const number of this.#older) await this.#files.remove(nameOf(number));
+    for (const number of this.#older) await this.#files.remove(pointsLogName(number));
     this.#older = [];
   }
 
@@ -149,12 +147,31 @@ export class PointsLog {
   }
 }
 
-function nameOf(number: number): string {
+/** A box that has sessions has had a points log since the first of them. */
+export async function missingLog(files: StateFiles): Promise<TidemarkError | undefined> {
+  const sessions = (await files.exists(SESSIONS_DIRECTORY)) ? await files.list(SESSIONS_DIRECTORY) : [];
+  if (sessions.length === 0) return undefined;
+  const path = "points-*.log";
+  return new TidemarkError("PATH_NOT_FOUND", {
+    message: `${path}: there is none, though there are copies`,
+    hint: "put the file back if it was moved; otherwise run the copies that have failed again",
+    metadata: { path },
+  });
+}
+
+/** Numbers of the logs among these names, oldest first. */
+export function pointsLogNumbers(names: readonly string[]): number[] {
+  const numbers = names.map((name) => Number(/^points-(\d+)\.log$/.exec(name)?.[1] ?? 0));
+  return numbers.filter((number) => number > 0).sort((a, b) => a - b);
+}
+
+/** File of log `number`. */
+export function pointsLogName(number: number): string {
   return `points-${number}.log`;
 }
 
 async function create(files: StateFiles, number: number): Promise<FrameLog> {
-  const log = await FrameLog.create(files, nameOf(number), "box", "points", number);
+  const log = await FrameLog.create(files, pointsLogName(number), "box", "points", number);
   await files.syncDirectory("");
   return log;
 }
@@ -165,7 +182,7 @@ async function readLog(
   core: Core,
 ): Promise<{ log: FrameLog; points: RecoveredPoint[] }> {
   const payloads: Uint8Array[] = [];
-  const log = await FrameLog.open(files, nameOf(number), "box", "points", (payload) => {
+  const log = await FrameLog.open(files, pointsLogName(number), "box", "points", (payload) => {
     payloads.push(payload.slice());
   });
   try {
@@ -176,7 +193,8 @@ async function readLog(
   }
 }
 
-function decodePoint(payload: Uint8Array, core: Core): RecoveredPoint {
+/** One record; the caller disposes its maps. METADATA_CORRUPT. */
+export function decodePoint(payload: Uint8Array, core: Core): RecoveredPoint {
   const bytes = Buffer.from(payload.buffer, payload.byteOffset, payload.byteLength);
   const jsonEnd = 4 + bytes.readUInt32LE(0);
   if (jsonEnd > bytes.length)
