@@ -5,7 +5,8 @@
  * Files: `points-<n>.log`; the highest number is in use. A record is needed until every session of it has a checkpoint of
  * its own and every activity log has its seal durably; then a new log is begun and the older ones are removed. All that
  * are there are read, in order: whether the making of the newest was reported as failed does not matter.
- * A log that is damaged is set aside as `points-<n>.log.damaged`, for whoever wants to look at it.
+ * A log that is damaged is set aside as `points-<n>.log.damaged`, for whoever wants to look at it, once what follows from
+ * the damage is durable.
  * Payload: length of the JSON part (u32, little-endian), JSON, then the encoded maps in the order of the sessions.
  * Source: data-safety 2.5 ("group record durable = commit point of all"); formats: docs/file-formats.md.
  */
@@ -70,13 +71,20 @@ export class PointsLog {
   #records: number;
   /** Logs before the one in use, not yet removed. */
   #older: number[];
+  /** Logs that could not be read, until they are set aside. */
+  #damaged: number[];
 
-  private constructor(files: StateFiles, log: FrameLog, found: { number: number; records: number; older: number[] }) {
+  private constructor(
+    files: StateFiles,
+    log: FrameLog,
+    found: { number: number; records: number; older: number[]; damaged: number[] },
+  ) {
     this.#files = files;
     this.#log = log;
     this.#number = found.number;
     this.#records = found.records;
     this.#older = found.older;
+    this.#damaged = found.damaged;
   }
 
   /** Opens the logs and reads their points, oldest first. SCHEMA_TOO_NEW, and what the disk may throw. */
@@ -86,6 +94,7 @@ export class PointsLog {
     const used = Math.max(0, ...names.map((name) => Number(/^points-(\d+)\.log/.exec(name)?.[1] ?? 0)));
     const points: RecoveredPoint[] = [];
     const kept: number[] = [];
+    const damaged: number[] = [];
     let newest: FrameLog | undefined;
     let damage = numbers.length === 0 ? await missingLog(files) : undefined;
     for (const number of numbers) {
@@ -99,17 +108,24 @@ export class PointsLog {
         const error = asTidemarkError(cause);
         if (!isDamage(error)) throw error;
         damage ??= error;
-        await files.rename(pointsLogName(number), `${pointsLogName(number)}.damaged`);
-        await files.syncDirectory("");
+        damaged.push(number);
       }
     }
     if (newest && kept.at(-1) === used) {
-      const found = { number: used, records: points.length, older: kept.slice(0, -1) };
+      const found = { number: used, records: points.length, older: kept.slice(0, -1), damaged };
       return { log: new PointsLog(files, newest, found), points, damage };
     }
     await newest?.close();
-    const found = { number: used + 1, records: points.length, older: kept };
+    const found = { number: used + 1, records: points.length, older: kept, damaged };
     return { log: new PointsLog(files, await create(files, used + 1), found), points, damage };
+  }
+
+  /** What follows from the damage is durable elsewhere: until then every start has to find it again. */
+  async setAsideDamaged(): Promise<void> {
+    for (const number of this.#damaged)
+      await this.#files.rename(pointsLogName(number), `${pointsLogName(number)}.damaged`);
+    if (this.#damaged.length > 0) await this.#files.syncDirectory("");
+    this.#damaged = [];
   }
 
   get records(): number {
