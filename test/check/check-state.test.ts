@@ -4,7 +4,7 @@
  */
 import test, { type ExecutionContext } from "ava";
 import { CopyLab, G } from "../support/copy-lab.ts";
-import { checkLab, filesOf, outcomeOf, restore, snapshotOf } from "../support/state-check.ts";
+import { checkLab, filesOf, outcomeOfStart, restore, snapshotOf } from "../support/state-check.ts";
 
 const SMALL = 20 * G + 1536;
 
@@ -53,8 +53,7 @@ test("every damage to every file is found, and costs at the next start what the 
   const lab = await stopped(t);
   await lab.lab.stateFiles.remove("clean-stop.log");
   const snapshot = await snapshotOf(lab);
-  await lab.lab.kill(1);
-  const whole = await outcomeOf(lab);
+  const whole = await outcomeOfStart(lab);
   t.deepEqual(Object.keys(whole), ["c1", "c2"]);
   for (const path of snapshot.keys())
     for (const [what, apply] of DAMAGE) {
@@ -66,8 +65,7 @@ test("every damage to every file is found, and costs at the next start what the 
       const before = await snapshotOf(lab);
       const { findings } = await checkLab(lab);
       t.deepEqual(await snapshotOf(lab), before, "a check changes nothing");
-      await lab.lab.kill(1);
-      const outcome = await outcomeOf(lab);
+      const outcome = await outcomeOfStart(lab);
       const title = `${path} ${what}: ${JSON.stringify(findings)}, ${JSON.stringify(outcome)}`;
       const costs = findings.some(({ severity }) => severity === "error");
       t.is(costs, JSON.stringify(outcome) !== JSON.stringify(whole), title);

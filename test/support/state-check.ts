@@ -42,8 +42,9 @@ export async function snapshotOf(lab: CopyLab): Promise<Snapshot> {
   return new Map((await filesOf(lab)).map((path) => [path, stateFiles.contents(path)]));
 }
 
-/** The state directory as it was, whatever has become of it. */
+/** The state directory as it was, whatever has become of it; nothing runs on it. */
 export async function restore(lab: CopyLab, snapshot: Snapshot): Promise<void> {
+  await lab.lab.halt(1);
   const { stateFiles } = lab.lab;
   for (const path of await filesOf(lab)) if (!snapshot.has(path)) await stateFiles.remove(path);
   for (const [path, content] of snapshot) {
@@ -53,8 +54,9 @@ export async function restore(lab: CopyLab, snapshot: Snapshot): Promise<void> {
   }
 }
 
-/** What a start makes of the state: for each copy its phase, and why its next run copies what it copies. */
-export async function outcomeOf(lab: CopyLab): Promise<Record<string, string>> {
+/** What a start on the state makes of it: for each copy its phase, and why its next run copies what it copies. */
+export async function outcomeOfStart(lab: CopyLab): Promise<Record<string, string>> {
+  await lab.lab.kill(1);
   const outcome: Record<string, string> = {};
   for (const { id, phase, kind, source, destination } of await lab.engine.sessions()) {
     const { reason } = await lab.engine.explain({ source, destination, kind });
