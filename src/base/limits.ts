@@ -81,6 +81,8 @@ export const STATE_LOG_QUEUE_BYTES_MAX = 128 * MiB;
 export const STATE_LOG_QUEUE_FRAMES_MAX = 262_144;
 /** Owner ids (volume uid, session id) in the headers of state files. */
 export const STATE_OWNER_BYTES_MAX = 64;
+/** Findings of one check: more says no more than that the disk is gone. */
+export const CHECK_FINDINGS_MAX = 10_000;
 export const PACE_MIN = 1;
 export const PACE_MAX = 15;
 /** NBD: the largest request and option that are read; more is answered with an error (NBD protocol, "size limits"). */

@@ -64,6 +64,7 @@ export async function recover(options: {
   for (const spec of specs) volumes.require(spec.uid).chain.prune();
   if (points.length > 0) sessions.noteUnsettled(specs.map((spec) => volumes.require(spec.uid)));
   await noticeForeignWrites(ports, volumes, sessions, { specs, trouble });
+  await log.setAsideDamaged();
   for (const point of points) for (const map of point.maps.values()) map.dispose();
   return sessions;
 }

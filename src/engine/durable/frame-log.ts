@@ -16,17 +16,10 @@ import { assert } from "../../base/assert.ts";
 import { asTidemarkError, TidemarkError } from "../../base/errors.ts";
 import { STATE_LOG_FRAME_BYTES_MAX, STATE_LOG_QUEUE_BYTES_MAX, STATE_LOG_QUEUE_FRAMES_MAX } from "../../base/limits.ts";
 import { loadCore } from "../map/core.ts";
-import {
-  decodeLogHeader,
-  encodeFrame,
-  encodeLogHeader,
-  FRAME_HEADER_BYTES,
-  type FrameType,
-  LOG_HEADER_BYTES,
-} from "./frame.ts";
-import { replayFrames } from "./frame-replay.ts";
+import { encodeFrame, encodeLogHeader, FRAME_HEADER_BYTES, type FrameType, LOG_HEADER_BYTES } from "./frame.ts";
+import { checkLogName, readLog } from "./frame-replay.ts";
 import { replaceFile } from "./replace-file.ts";
-import { corruptFile, type StateFile, type StateFiles, wasOutOfSpace } from "./state-files.ts";
+import { type StateFile, type StateFiles, wasOutOfSpace } from "./state-files.ts";
 
 /** One write takes at most so much from the queue, or one frame. */
 const GROUP_BYTES_MAX = 1024 * 1024;
@@ -99,7 +92,7 @@ export class FrameLog {
     first?: Uint8Array,
   ): Promise<FrameLog> {
     await loadCore();
-    checkName(path, number);
+    checkLogName(path, number);
     const { bytes: header, checksum: logChecksum } = encodeLogHeader({ kind, ownerId, number });
     const end: End = { offsetBytes: LOG_HEADER_BYTES, sequence: 0, checksum: logChecksum };
     const file = await replaceFile(files, path, async (fresh) => {
@@ -128,9 +121,7 @@ export class FrameLog {
     const file = await files.open(path, { create: "must-exist" });
     try {
       await file.sync();
-      const { number, checksum } = decodeLogHeader(path, await file.read(0, LOG_HEADER_BYTES), kind, ownerId);
-      checkName(path, number);
-      const found = await replayFrames(file, checksum, onFrame);
+      const { number, checksum, end: found } = await readLog(file, kind, ownerId, onFrame);
       const tornBytes = found.fileBytes - found.endBytes;
       if (tornBytes > 0) {
         await file.truncate(found.endBytes);
@@ -345,8 +336,20 @@ function encodeGroup(
   return { bytes, end: { offsetBytes: end.offsetBytes + total, sequence, checksum } };
 }
 
-function checkName(path: string, number: number): void {
-  const named = /-(\d+)\.log$/.exec(path)?.[1];
-  if (named === undefined || Number(named) === number) return;
-  throw corruptFile(path, `holds log number ${number}`, { number: String(number) });
+/** Reads a log for one look at it: makes durable what is there, cuts off nothing. Throws what `FrameLog.open` throws. */
+export async function readFoundLog(
+  files: StateFiles,
+  path: string,
+  kind: string,
+  ownerId: string,
+  onFrame: (payload: Uint8Array, sequence: number) => void,
+): Promise<void> {
+  await loadCore();
+  const file = await files.open(path, { create: "must-exist" });
+  try {
+    await syncFound(files, file);
+    await readLog(file, kind, ownerId, onFrame);
+  } finally {
+    await file.close();
+  }
 }

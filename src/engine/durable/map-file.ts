@@ -182,6 +182,41 @@ async function writeAll(file: StateFile, header: MapHeader, bitmap: PagedBitmap)
   return offset;
 }
 
+/** What a reader expects of a map; a size that is not known is taken from the file. */
+export type ExpectedMap = Omit<MapHeader, "bitCount"> & { readonly bitCount: number | undefined };
+
+/**
+ * Reads all of a map as `readMap` does and keeps nothing of it: one page of memory, whatever the size. Syncs nothing.
+ * Throws what `readMap` throws.
+ */
+export async function verifyMap(files: StateFiles, path: string, expected: ExpectedMap, core: Core): Promise<void> {
+  await loadCore();
+  const file = await files.open(path, { create: "must-exist" });
+  try {
+    const head = await file.read(0, HEADER_BYTES);
+    const { bitCount, totals } = decodeHeader(path, head, expected);
+    const page = new PagedBitmap(core, bitCount, "empty");
+    try {
+      let setBits = 0;
+      await readRecords(
+        file,
+        page,
+        totals,
+        crc32c(head.subarray(0, HEADER.identityEnd)),
+        ({ firstPage, pageCount }) => {
+          const first = firstPage * PAGE_BITS;
+          setBits += page.clearRange(first, Math.min(pageCount * PAGE_BITS, bitCount - first));
+        },
+      );
+      requireSetBits(path, setBits, totals);
+    } finally {
+      page.dispose();
+    }
+  } finally {
+    await file.close();
+  }
+}
+
 /**
  * Reads a map; the caller disposes it. A map has its name only once it is durable, so nothing is synced. PATH_NOT_FOUND; METADATA_CORRUPT names the file
  * and, where it can be told, the page; SCHEMA_TOO_NEW; MEMORY_EXHAUSTED.
@@ -192,10 +227,9 @@ export async function readMap(files: StateFiles, path: string, expected: MapHead
   const bitmap = new PagedBitmap(core, expected.bitCount, "empty");
   try {
     const head = await file.read(0, HEADER_BYTES);
-    const totals = decodeHeader(path, head, expected);
+    const { totals } = decodeHeader(path, head, expected);
     await readRecords(file, bitmap, totals, crc32c(head.subarray(0, HEADER.identityEnd)));
-    if (bitmap.count !== totals.setBits)
-      throw corruptFile(path, `has ${bitmap.count} set bits; its header says ${totals.setBits}`);
+    requireSetBits(path, bitmap.count, totals);
     return bitmap;
   } catch (error) {
     bitmap.dispose();
@@ -205,7 +239,19 @@ export async function readMap(files: StateFiles, path: string, expected: MapHead
   }
 }
 
-async function readRecords(file: StateFile, bitmap: PagedBitmap, totals: Totals, identity: number): Promise<void> {
+function requireSetBits(path: string, setBits: number, totals: Totals): void {
+  if (setBits === totals.setBits) return;
+  throw corruptFile(path, `has ${setBits} set bits; its header says ${totals.setBits}`);
+}
+
+/** Adds each record to `bitmap`, then calls `added`. */
+async function readRecords(
+  file: StateFile,
+  bitmap: PagedBitmap,
+  totals: Totals,
+  identity: number,
+  added: (record: PageRecord) => void = () => undefined,
+): Promise<void> {
   const { path } = file;
   const window = new FileWindow(file);
   const fileBytes = await file.size();
@@ -230,8 +276,10 @@ async function readRecords(file: StateFile, bitmap: PagedBitmap, totals: Totals,
     checksum = crc32c(payload, crc32c(record.subarray(0, RECORD.checksum), checksum));
     if (payload.length < payloadBytes || viewOf(record).getUint32(RECORD.checksum, true) !== checksum)
       throw damaged(firstPage, "is damaged, or is of another map");
-    const wrong = addRecord(bitmap, { form, firstPage, pageCount, payload }, nextPage);
+    const pageRecord: PageRecord = { form, firstPage, pageCount, payload };
+    const wrong = addRecord(bitmap, pageRecord, nextPage);
     if (wrong) throw damaged(firstPage, wrong);
+    added(pageRecord);
     nextPage = firstPage + pageCount;
     pages += pageCount;
     offset += RECORD_BYTES + payloadBytes;
@@ -268,7 +316,11 @@ function encodeHeader(header: MapHeader, totals: Totals): Uint8Array {
   return bytes;
 }
 
-function decodeHeader(path: string, bytes: Uint8Array, expected: MapHeader): Totals {
+function decodeHeader(
+  path: string,
+  bytes: Uint8Array,
+  expected: ExpectedMap,
+): { readonly bitCount: number; readonly totals: Totals } {
   const view = viewOf(bytes);
   const whole = bytes.length === HEADER_BYTES && getText(bytes, HEADER.magic, 8) === MAP_MAGIC;
   if (!whole || view.getUint32(TOTALS.checksum, true) !== crc32c(bytes.subarray(0, TOTALS.checksum)))
@@ -282,15 +334,18 @@ function decodeHeader(path: string, bytes: Uint8Array, expected: MapHeader): Tot
     bitCount: getWhole(view, HEADER.bitCount),
   };
   for (const name of ["kind", "ownerId", "generation", "bitCount"] as const) {
-    if (found[name] === expected[name]) continue;
+    if (found[name] === expected[name] || (name === "bitCount" && expected.bitCount === undefined)) continue;
     throw corruptFile(path, `belongs to another map: ${name} is ${found[name]}, not ${expected[name]}`, {
       belongsTo: `${found.kind} ${found.ownerId} generation ${found.generation}`,
     });
   }
   return {
-    setBits: getWhole(view, TOTALS.setBits),
-    pages: getWhole(view, TOTALS.pages),
-    records: getWhole(view, TOTALS.records),
+    bitCount: found.bitCount,
+    totals: {
+      setBits: getWhole(view, TOTALS.setBits),
+      pages: getWhole(view, TOTALS.pages),
+      records: getWhole(view, TOTALS.records),
+    },
   };
 }
 

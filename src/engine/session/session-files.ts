@@ -12,7 +12,7 @@
 import { assert } from "../../base/assert.ts";
 import { asTidemarkError, TidemarkError } from "../../base/errors.ts";
 import { encodeJson, parseJson } from "../durable/fields.ts";
-import { FrameLog } from "../durable/frame-log.ts";
+import { FrameLog, readFoundLog } from "../durable/frame-log.ts";
 import { readMap, writeMap } from "../durable/map-file.ts";
 import { isDamage, type StateFiles } from "../durable/state-files.ts";
 import { Superblock } from "../durable/superblock.ts";
@@ -146,10 +146,9 @@ export class SessionFiles {
     for (const name of names.sort((a, b) => serialOf(b) - serialOf(a))) {
       let found: SessionRecord | undefined;
       try {
-        const log = await FrameLog.open(files, `${directory}/${name}`, "session", id, (payload) => {
+        await readFoundLog(files, `${directory}/${name}`, "session", id, (payload) => {
           found ??= decodeDefinition(payload);
         });
-        await log.close();
       } catch (error) {
         if (!isDamage(asTidemarkError(error))) throw error;
       }
@@ -301,7 +300,8 @@ function encodeDefinition(record: SessionRecord): Uint8Array {
   return Buffer.concat([head, encodeJson(record)]);
 }
 
-function decodeDefinition(payload: Uint8Array): SessionRecord | undefined {
+/** Undefined: a record of copied granules. */
+export function decodeDefinition(payload: Uint8Array): SessionRecord | undefined {
   const view = new DataView(payload.buffer, payload.byteOffset, payload.byteLength);
   if (view.getFloat64(0, true) !== DEFINITION_GENERATION) return undefined;
   return decodeSessionRecord(parseJson(payload.subarray(RECORD_HEADER_BYTES)));
@@ -319,7 +319,8 @@ function encodeCopied(generation: number, runs: readonly GranuleRun[]): Uint8Arr
   return bytes;
 }
 
-function decodeCopied(payload: Uint8Array, generation: number): GranuleRun[] {
+/** None for a record of another generation. */
+export function decodeCopied(payload: Uint8Array, generation: number): GranuleRun[] {
   const view = new DataView(payload.buffer, payload.byteOffset, payload.byteLength);
   if (view.getFloat64(0, true) !== generation) return [];
   const runs: GranuleRun[] = [];

@@ -103,10 +103,7 @@ export class VolumeTracking {
         epochs.push({ id, beginMs, map, trust: TRUSTS[trust] ?? "lost" });
         inFiles.set(id, { count: map.count, serial });
       }
-      const numbers = (await files.list(directory))
-        .map((name) => Number(/^al-(\d+)\.log$/.exec(name)?.[1] ?? 0))
-        .filter((number) => number >= record.log)
-        .sort((a, b) => a - b);
+      const numbers = activityLogNumbers(await files.list(directory), record.log);
       if (numbers[0] !== record.log)
         throw new TidemarkError("METADATA_CORRUPT", {
           message: `${directory}: the activity log al-${record.log}.log is missing`,
@@ -360,6 +357,12 @@ function newSuperblock(
   const record: VolumeRecord = { uid: volume.uid, nextEpoch: volume.chain.nextId, log, serial, epochs };
   const path = `${directoryOf(volume.uid)}/super`;
   return Superblock.create(files, path, "volume", volume.uid, record, decodeVolumeRecord, replaces);
+}
+
+/** Numbers of the activity logs among these names from `first` on, ascending. */
+export function activityLogNumbers(names: readonly string[], first: number): number[] {
+  const numbers = names.map((name) => Number(/^al-(\d+)\.log$/.exec(name)?.[1] ?? 0));
+  return numbers.filter((number) => number >= first).sort((a, b) => a - b);
 }
 
 /** Number in the name of a map or an activity log. */
