@@ -126,6 +126,13 @@ export interface SessionStatus {
   readonly failure: { readonly cause: CopyFailure; readonly message: string } | undefined;
 }
 
+/** A session that is over, kept until the domain has recorded it. */
+export interface EndedSession {
+  readonly session: SessionStatus;
+  /** True when the destination holds a complete copy of the point. */
+  readonly destinationUsable: boolean;
+}
+
 export interface CopyPlan {
   readonly reason: CopyReason;
   readonly existingId: string | undefined;
@@ -150,6 +157,49 @@ export interface ExportStatus {
   readonly connections: number;
 }
 
+/** What is the matter with a file of the engine's own state. */
+export type FindingKind =
+  /** Its content is wrong, or the disk cannot read it. */
+  | "damaged"
+  /** Bytes at the end of a log that were never acknowledged as durable. */
+  | "torn-tail"
+  /** One slot of a superblock is damaged or older than it should be, and the other one counts; or files older than others. */
+  | "stale"
+  /** Named by something, and not there. */
+  | "missing"
+  /** Belongs to somebody else. */
+  | "foreign"
+  /** Of an operation that did not come to its end; nothing needs it. */
+  | "left-over"
+  /** A damaged file that was set aside for whoever wants to look at it. */
+  | "set-aside"
+  /** Nobody knows what it is, or whose. */
+  | "unknown"
+  /** Not to be looked at now: permission, descriptors. */
+  | "unreadable"
+  /** Written by a newer program. */
+  | "too-new";
+
+export interface MetadataFinding {
+  readonly kind: FindingKind;
+  /** `error`: it costs something. `warning`: the next start, or a repair, puts it right at no cost. `info`: good to know. */
+  readonly severity: "error" | "warning" | "info";
+  /** File or directory, relative to the state directory. */
+  readonly path: string;
+  readonly offsetBytes: number | undefined;
+  /** Page of a map, slot of a superblock. */
+  readonly page: number | undefined;
+  /** Volume or copy concerned; empty for the box. */
+  readonly subject: string;
+  readonly message: string;
+  /** What is lost by it at the next start; empty when nothing is. */
+  readonly cost: string;
+  /** What to do. */
+  readonly remedy: string;
+  /** A repair puts it right, as the next start would. */
+  readonly repairable: boolean;
+}
+
 export type EngineEvent =
   | { readonly type: "session.changed"; readonly session: SessionStatus }
   | { readonly type: "session.ended"; readonly session: SessionStatus; readonly destinationUsable: boolean }
@@ -158,9 +208,17 @@ export type EngineEvent =
   | { readonly type: "engine.trouble"; readonly message: string }
   | { readonly type: "nbd.connected" | "nbd.disconnected"; readonly exportName: string; readonly peer: string };
 
+/** What the engine found when it started. */
+export interface EngineFound {
+  readonly volumes: VolumeStatus[];
+  readonly sessions: SessionStatus[];
+  /** Sessions that had ended in an earlier run and were not forgotten. */
+  readonly ended: EndedSession[];
+}
+
 export interface EngineApi {
   /** Opens volumes (one that cannot be opened is left offline, with its reason), loads sessions, resumes copying. */
-  start(config: EngineConfig): Promise<{ readonly volumes: VolumeStatus[]; readonly sessions: SessionStatus[] }>;
+  start(config: EngineConfig): Promise<EngineFound>;
   /** Drains, makes everything durable, closes everything. Idempotent. */
   stop(): Promise<void>;
 
@@ -192,11 +250,13 @@ export interface EngineApi {
   startSessions(requests: readonly StartRequest[]): Promise<SessionStatus[]>;
   /** One point for all sessions, all or none. */
   restartSessions(ids: readonly string[]): Promise<SessionStatus[]>;
-  cancelSession(id: string): Promise<{ readonly session: SessionStatus; readonly destinationUsable: boolean }>;
+  cancelSession(id: string): Promise<EndedSession>;
   stopTracking(id: string): Promise<SessionStatus>;
   setPace(id: string, pace: number): Promise<SessionStatus>;
   sessionStatus(id: string): Promise<SessionStatus>;
   sessions(): Promise<SessionStatus[]>;
+  /** The end of this session is recorded: nothing of it needs to be kept any more. Idempotent. */
+  forgetSession(id: string): Promise<void>;
   explain(request: Omit<StartRequest, "id" | "pace">): Promise<CopyPlan>;
 
   /** At most RPC_CHUNK_BYTES. `into`, if it has that length, is taken over and returned filled: streams reuse memory. */

@@ -8,6 +8,8 @@
 import { systemClock } from "../base/clock.ts";
 import { TidemarkError } from "../base/errors.ts";
 import {
+  ACTIVITY_LOG_CHECKPOINT_BYTES,
+  ACTIVITY_SLOTS,
   COPIER_WORKERS,
   DEVICE_STEP_TIMEOUT_MS,
   PACE_MAX,
@@ -26,9 +28,11 @@ import { FailStop } from "./durable/fail-stop.ts";
 import { systemStateFiles } from "./durable/system-state-files.ts";
 import type {
   CopyPlan,
+  EndedSession,
   EngineApi,
   EngineConfig,
   EngineEvent,
+  EngineFound,
   ExportSpec,
   ExportStatus,
   ExtentRef,
@@ -43,6 +47,7 @@ import { storeStamps } from "./foreign-writes.ts";
 import { Exports } from "./io/exports.ts";
 import { VolumeTarget } from "./io/volume-target.ts";
 import { loadCore } from "./map/core.ts";
+import type { IoTarget } from "./nbd/io-target.ts";
 import { NbdServer } from "./nbd/server.ts";
 import type { EnginePorts, OpenedDevice } from "./ports.ts";
 import { recover } from "./recovery.ts";
@@ -71,11 +76,17 @@ interface Running {
   readonly sessions: SessionSet;
 }
 
-export async function createEngine(options: EngineOptions = {}): Promise<EngineApi> {
+/** The engine in the caller's own thread. */
+export interface LocalEngine extends EngineApi {
+  /** What the NBD door gets: the same bytes, with zeroing and trimming. */
+  target(extent: ExtentRef, access: "read-only" | "writable"): IoTarget;
+}
+
+export async function createEngine(options: EngineOptions = {}): Promise<LocalEngine> {
   return new Engine(options);
 }
 
-class Engine implements EngineApi {
+class Engine implements LocalEngine {
   readonly #options: EngineOptions;
   readonly #clock: Clock;
   readonly #exports = new Exports();
@@ -100,16 +111,18 @@ class Engine implements EngineApi {
     this.#listener = listener;
   }
 
-  async start(config: EngineConfig): Promise<{ volumes: VolumeStatus[]; sessions: SessionStatus[] }> {
+  async start(config: EngineConfig): Promise<EngineFound> {
     if (this.#running) throw new TidemarkError("INTERNAL", { message: "the engine is started twice" });
     const emit = (event: EngineEvent) => this.#listener(event);
-    const core = await loadCore();
     const given = (await this.#options.ports?.(config)) ?? {};
+    const system = systemStateFiles(config.stateDirectory);
+    system.setReadMode("inline");
     const ports: EnginePorts = {
       clock: this.#clock,
-      core,
+      core: given.core ?? (await loadCore()),
       mover: given.mover ?? createMover({ workers: COPIER_WORKERS }),
-      files: this.#failStop.guard(given.files ?? systemStateFiles(config.stateDirectory)),
+      files: this.#failStop.guard(given.files ?? system),
+      activity: given.activity ?? { slots: ACTIVITY_SLOTS, checkpointBytes: ACTIVITY_LOG_CHECKPOINT_BYTES },
       openDevice: given.openDevice ?? ((path) => openVolumeDevice(path, this.#clock)),
       identityOf: given.identityOf ?? identityOf,
     };
@@ -118,11 +131,12 @@ class Engine implements EngineApi {
       await ports.mover.close();
       throw error;
     });
+    system.setReadMode("threads");
     this.#failStop.arm();
     this.#running = { ports, volumes, sessions };
-    const statuses = { volumes: volumes.statuses(), sessions: sessions.statuses() };
+    const found = { volumes: volumes.statuses(), sessions: sessions.statuses(), ended: sessions.ended.list() };
     sessions.resume();
-    return statuses;
+    return found;
   }
 
   async stop(): Promise<void> {
@@ -212,7 +226,7 @@ class Engine implements EngineApi {
     return this.#parts().sessions.restart(ids);
   }
 
-  async cancelSession(id: string): Promise<{ session: SessionStatus; destinationUsable: boolean }> {
+  async cancelSession(id: string): Promise<EndedSession> {
     return this.#parts().sessions.cancel(id);
   }
 
@@ -233,6 +247,11 @@ class Engine implements EngineApi {
     return this.#parts().sessions.statuses();
   }
 
+  async forgetSession(id: string): Promise<void> {
+    const { sessions } = this.#parts();
+    await sessions.exclusively(() => sessions.ended.forget(id));
+  }
+
   async explain(request: Omit<StartRequest, "id" | "pace">): Promise<CopyPlan> {
     return this.#parts().sessions.explain(request);
   }
@@ -240,7 +259,7 @@ class Engine implements EngineApi {
   // --- data ----------------------------------------------------------------------------------------------------------
 
   async read(extent: ExtentRef, offsetBytes: number, lengthBytes: number, into?: Uint8Array): Promise<Uint8Array> {
-    const target = this.#target(extent, "read-only");
+    const target = this.target(extent, "read-only");
     requireRange(extent, offsetBytes, lengthBytes);
     requireChunk(lengthBytes);
     const bytes = into?.length === lengthBytes ? into : new Uint8Array(lengthBytes);
@@ -249,7 +268,7 @@ class Engine implements EngineApi {
   }
 
   async write(extent: ExtentRef, offsetBytes: number, data: Uint8Array): Promise<void> {
-    const target = this.#target(extent, "writable");
+    const target = this.target(extent, "writable");
     requireRange(extent, offsetBytes, data.length);
     requireChunk(data.length);
     if (data.length > 0 && !target.tryWrite(offsetBytes, data)) await target.write(offsetBytes, data);
@@ -263,7 +282,7 @@ class Engine implements EngineApi {
     extent: ExtentRef,
     range: { sinceEpoch: number; untilEpoch: number; offsetBytes: number; lengthBytes: number; extentsMax: number },
   ): Promise<ByteExtent[]> {
-    const target = this.#target(extent, "read-only");
+    const target = this.target(extent, "read-only");
     requireRange(extent, range.offsetBytes, range.lengthBytes);
     const { sinceEpoch, untilEpoch, offsetBytes, lengthBytes, extentsMax } = range;
     return target.changedBetween(sinceEpoch, untilEpoch, offsetBytes, lengthBytes, extentsMax);
@@ -273,13 +292,13 @@ class Engine implements EngineApi {
     extent: ExtentRef,
     range: { offsetBytes: number; lengthBytes: number; extentsMax: number },
   ): Promise<AllocationExtent[]> {
-    const target = this.#target(extent, "read-only");
+    const target = this.target(extent, "read-only");
     requireRange(extent, range.offsetBytes, range.lengthBytes);
     if (range.lengthBytes === 0) return [];
     return target.allocation(range.offsetBytes, range.lengthBytes, range.extentsMax);
   }
 
-  #target(extent: ExtentRef, access: "read-only" | "writable"): VolumeTarget {
+  target(extent: ExtentRef, access: "read-only" | "writable"): VolumeTarget {
     return new VolumeTarget(this.#parts().volumes.require(extent.volumeUid), extent, access);
   }
 

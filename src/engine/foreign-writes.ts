@@ -18,7 +18,7 @@ import { FrameLog } from "./durable/frame-log.ts";
 import { isDamage, type StateFiles } from "./durable/state-files.ts";
 import type { Volume } from "./volume/volume.ts";
 
-const FILE = "clean-stop.log";
+export const CLEAN_STOP_FILE = "clean-stop.log";
 const NUMBER = 1;
 
 /** By volume uid. */
@@ -27,23 +27,29 @@ export type Stamps = ReadonlyMap<string, string>;
 /** Writes what a clean stop found, durably; without stamps there is no file. */
 export async function storeStamps(files: StateFiles, stamps: Stamps): Promise<void> {
   if (stamps.size === 0) {
-    if (!(await files.exists(FILE))) return;
-    await files.remove(FILE);
+    if (!(await files.exists(CLEAN_STOP_FILE))) return;
+    await files.remove(CLEAN_STOP_FILE);
     await files.syncDirectory("");
     return;
   }
-  const log = await FrameLog.create(files, FILE, "box", "clean-stop", NUMBER, encodeJson(Object.fromEntries(stamps)));
+  const log = await FrameLog.create(
+    files,
+    CLEAN_STOP_FILE,
+    "box",
+    "clean-stop",
+    NUMBER,
+    encodeJson(Object.fromEntries(stamps)),
+  );
   await log.close();
 }
 
 /** What the last stop left; nothing after an unclean one. A damaged file says nothing. */
 export async function readStamps(files: StateFiles): Promise<Stamps> {
   const stamps = new Map<string, string>();
-  if (!(await files.exists(FILE))) return stamps;
+  if (!(await files.exists(CLEAN_STOP_FILE))) return stamps;
   try {
-    const log = await FrameLog.open(files, FILE, "box", "clean-stop", (payload) => {
-      for (const [uid, stamp] of Object.entries(parseJson(payload) as Record<string, unknown>))
-        if (typeof stamp === "string") stamps.set(uid, stamp);
+    const log = await FrameLog.open(files, CLEAN_STOP_FILE, "box", "clean-stop", (payload) => {
+      for (const [uid, stamp] of readStampFrame(payload)) stamps.set(uid, stamp);
     });
     await log.close();
   } catch (cause) {
@@ -52,6 +58,12 @@ export async function readStamps(files: StateFiles): Promise<Stamps> {
     stamps.clear();
   }
   return stamps;
+}
+
+/** The stamps of the file's one frame. */
+export function readStampFrame(payload: Uint8Array): [uid: string, stamp: string][] {
+  const entries = Object.entries(parseJson(payload) as Record<string, unknown>);
+  return entries.filter((entry): entry is [string, string] => typeof entry[1] === "string");
 }
 
 /** Undefined when nobody else has written to the volume, as far as its stamp tells. */

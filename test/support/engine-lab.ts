@@ -9,7 +9,7 @@ import { createMover, type Mover } from "../../src/engine/device/mover.ts";
 import { type MemoryStateFiles, memoryStateFiles } from "../../src/engine/durable/memory-state-files.ts";
 import type { StateFiles } from "../../src/engine/durable/state-files.ts";
 import { createEngine } from "../../src/engine/engine.ts";
-import type { EngineApi, EngineEvent, ExtentRef, SessionStatus } from "../../src/engine/engine-api.ts";
+import type { EngineApi, EngineEvent, EngineFound, ExtentRef, SessionStatus } from "../../src/engine/engine-api.ts";
 
 /** Time passes only when the test says so, and a little with every look at it. */
 export class LabClock implements Clock {
@@ -55,6 +55,7 @@ export function smallJobs(mover: Mover, budgetBytes: number): Mover {
   return {
     move: (from, to, runs, options) =>
       mover.move(from, to, runs, {
+        ...options,
         budgetBytes: options.budgetBytes === Number.MAX_SAFE_INTEGER ? options.budgetBytes : budgetBytes,
       }),
     close: () => mover.close(),
@@ -120,6 +121,8 @@ export class EngineLab {
   readonly disks = new Map<string, Disk>();
   readonly #jobBytes: number;
   engine: EngineApi;
+  /** What the last start found. */
+  found: EngineFound | undefined;
   /** Why the engine has ended by itself: none of its state file operations settles any more until `kill`. */
   lost: TidemarkError | undefined;
   #lastId = 0;
@@ -168,7 +171,7 @@ export class EngineLab {
       path: name,
       sizeBytes: disk.registeredBytes ?? disk.memory.sizeBytes,
     }));
-    await this.engine.start({ stateDirectory: "unused", volumes });
+    this.found = await this.engine.start({ stateDirectory: "unused", volumes });
   }
 
   /** The state files as the process that starts now sees them: once it is killed, it reaches nothing any more. */
@@ -183,13 +186,18 @@ export class EngineLab {
     });
   }
 
-  /** `kill -9` and a new start: everything stored stays, everything in memory is gone. */
-  async kill(seed: number): Promise<void> {
+  /** `kill -9`: everything stored stays, everything in memory is gone, and nothing runs. */
+  async halt(seed: number): Promise<void> {
     this.#process++;
     this.stateFiles.kill(seed);
     for (const disk of this.disks.values()) disk.kill();
     await this.settle();
     this.events.length = 0; // what the dead process said while it died
+  }
+
+  /** `kill -9` and a new start. */
+  async kill(seed: number): Promise<void> {
+    await this.halt(seed);
     await this.boot();
   }
 

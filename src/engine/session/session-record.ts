@@ -1,9 +1,18 @@
 /** What is kept durably of a session, and its validation. Written in its superblock and in the points log. */
 import { TidemarkError } from "../../base/errors.ts";
-import type { CopyFailure, CopyKind, CopyReason, ExtentRef } from "../engine-api.ts";
+import type { CopyFailure, CopyKind, CopyReason, EndedPhase, ExtentRef } from "../engine-api.ts";
 
 /** `creating`: nothing has been fired yet. `live`: copying or tracking, whichever the maps say. `ended`: to be removed. */
 export type RecordState = "creating" | "live" | "failed" | "ended";
+
+/** What only an ended session has. */
+export interface SessionEnd {
+  readonly phase: EndedPhase;
+  readonly atMs: number;
+  readonly pendingGranules: number;
+  readonly changedGranules: number;
+  readonly destinationUsable: boolean;
+}
 
 export interface SessionRecord {
   readonly id: string;
@@ -32,6 +41,8 @@ export interface SessionRecord {
   readonly mapFile: string | undefined;
   /** Log of the granules copied since. */
   readonly logFile: string;
+  /** In state `ended`, unless an older program has written it. */
+  readonly end?: SessionEnd;
 }
 
 const NUMBERS = [
@@ -73,10 +84,23 @@ export function decodeSessionRecord(value: unknown): SessionRecord {
     if (!Number.isSafeInteger(extent.offsetBytes) || !Number.isSafeInteger(extent.lengthBytes)) return bad(side);
     if ((extent.lengthBytes ?? 0) <= 0 || (extent.offsetBytes ?? -1) < 0) return bad(side);
   }
+  if (record["end"] !== undefined && !isEnd(record["end"])) return bad("end");
   // JSON leaves undefined fields out.
   return {
     ...(value as SessionRecord),
     failure: (value as SessionRecord).failure,
     mapFile: (value as SessionRecord).mapFile,
   };
+}
+
+function isEnd(value: unknown): value is SessionEnd {
+  if (typeof value !== "object" || value === null) return false;
+  const end = value as Record<string, unknown>;
+  return (
+    ["completed", "cancelled"].includes(end["phase"] as string) &&
+    typeof end["destinationUsable"] === "boolean" &&
+    ["atMs", "pendingGranules", "changedGranules"].every(
+      (field) => Number.isSafeInteger(end[field]) && (end[field] as number) >= 0,
+    )
+  );
 }

@@ -5,10 +5,9 @@
  * the instant is point.ts, the copying is copier.ts.
  */
 import { endOnBug } from "../../base/assert.ts";
-import { asTidemarkError, TidemarkError } from "../../base/errors.ts";
+import { TidemarkError } from "../../base/errors.ts";
 import { BARRIER_TIMEOUT_MS, SESSIONS_MAX, SESSIONS_PER_VOLUME_MAX, STOP_BACKGROUND_MS } from "../../base/limits.ts";
 import { granuleCountOf } from "../../base/units.ts";
-import { isDamage } from "../durable/state-files.ts";
 import type { CopyPlan, EngineEvent, SessionStatus, StartRequest, VolumeFacts } from "../engine-api.ts";
 import { PagedBitmap } from "../map/paged-bitmap.ts";
 import type { EnginePorts } from "../ports.ts";
@@ -17,6 +16,7 @@ import { Mutex } from "../sync/mutex.ts";
 import type { Volume } from "../volume/volume.ts";
 import type { VolumeSet } from "../volume/volume-set.ts";
 import { Copier } from "./copier.ts";
+import { type EndedSessions, endOf } from "./ended-sessions.ts";
 import { explainStart } from "./explain.ts";
 import { extentsOverlap } from "./extents.ts";
 import { firePoint, type LiveView, type PointHost, type PointMember } from "./point.ts";
@@ -26,7 +26,7 @@ import { transitionOf } from "./rules.ts";
 import { CopySession } from "./session.ts";
 import { SessionFiles } from "./session-files.ts";
 import type { SessionRecord } from "./session-record.ts";
-import { type FoundSession, failedFound } from "./session-recovery.ts";
+import type { FoundSession } from "./session-recovery.ts";
 import { endCopying, makeDurable, retire, StopReport } from "./stop.ts";
 
 /** Between attempts at what could not be made durable. */
@@ -38,6 +38,7 @@ export class SessionSet {
   readonly #ports: EnginePorts;
   readonly #volumes: VolumeSet;
   readonly #points: PointsLog;
+  readonly ended: EndedSessions;
   readonly #emit: (event: EngineEvent) => void;
   readonly #sessions = new Map<string, CopySession>();
   readonly #copier: Copier;
@@ -56,11 +57,13 @@ export class SessionSet {
     ports: EnginePorts;
     volumes: VolumeSet;
     points: PointsLog;
+    ended: EndedSessions;
     emit: (event: EngineEvent) => void;
   }) {
     this.#ports = options.ports;
     this.#volumes = options.volumes;
     this.#points = options.points;
+    this.ended = options.ended;
     this.#emit = options.emit;
     this.#copier = new Copier(options.ports);
     options.volumes.onReturn = (volume, device) => noticeForeignWrite(this.#reopenHost(), volume, device);
@@ -88,7 +91,7 @@ export class SessionSet {
       this.#requireRunning();
       const members = choose();
       requireRoom(this.#volumes, members);
-      if (this.#sessions.size + members.length > SESSIONS_MAX)
+      if (this.#sessions.size + this.ended.size + members.length > SESSIONS_MAX)
         throw new TidemarkError("LIMIT_EXCEEDED", {
           message: `there are ${this.#sessions.size} copy sessions; at most ${SESSIONS_MAX} can exist`,
           hint: "cancel sessions that are not needed",
@@ -177,24 +180,15 @@ export class SessionSet {
 
   /** Takes over a session as recovery has found it; one whose files cannot be used has durably failed when it resolves. */
   async adoptFound(found: FoundSession, trouble: (what: string, error: unknown) => void): Promise<void> {
-    const { record, damage } = found;
-    const { files, core } = this.#ports;
-    const granuleCount = granuleCountOf(record.source.lengthBytes);
-    if (!damage) {
-      try {
-        const pointMap = found.pointMap?.clone();
-        const { sessionFiles, missing } = await SessionFiles.open(files, core, record, { pointMap, granuleCount });
-        this.adopt(record, missing, sessionFiles).holdEpochs();
-        return;
-      } catch (cause) {
-        const error = asTidemarkError(cause);
-        if (!isDamage(error)) throw error;
-        return this.adoptFound(failedFound(found, error), trouble);
-      }
+    const { record, opened, damage } = found;
+    if (opened) {
+      this.adopt(record, opened.missing, opened.sessionFiles).holdEpochs();
+      return;
     }
     trouble(`copy ${record.id} has failed`, damage);
-    const salvaged = await SessionFiles.salvage(files, record);
-    const session = this.adopt(record, new PagedBitmap(core, granuleCount, "full"), salvaged);
+    const { files, core } = this.#ports;
+    const everything = new PagedBitmap(core, granuleCountOf(record.source.lengthBytes), "full");
+    const session = this.adopt(record, everything, await SessionFiles.salvage(files, record));
     await session.checkpoint();
   }
 
@@ -380,7 +374,7 @@ export class SessionSet {
 
   /**
    * Nothing of it is under way first: a late piece must not land on what a host writes afterwards. Then durably over, then
-   * out of the write paths, then the files go. BARRIER_TIMEOUT when a device does not answer; the session then goes on.
+   * out of the write paths, then the maps go; the rest when the domain has recorded it (`forget`). BARRIER_TIMEOUT when a device does not answer; the session then goes on.
    */
   async #end(
     session: CopySession,
@@ -391,7 +385,9 @@ export class SessionSet {
       const failed = session.state === "failed";
       const destinationUsable = !failed && !session.unfinished;
       const status = session.status({ phase, atMs: this.#ports.clock.nowMs() });
-      await session.durable.run(() => session.files.end(session.record()));
+      const ended = { session: status, destinationUsable };
+      await session.durable.run(() => session.files.end({ ...session.record(), end: endOf(ended) }));
+      this.ended.add(ended);
       session.state = "ended";
       detach(session.sourceVolume.leaving, session);
       detach(session.destinationVolume.entering, session);
@@ -400,10 +396,10 @@ export class SessionSet {
       session.releaseEpochs();
       this.#emit({ type: "session.ended", session: status, destinationUsable });
       release();
-      // What cannot be removed now is removed at the next start.
-      await session.durable.run(() => session.files.remove()).catch((error: unknown) => this.#trouble(error));
+      // What cannot be removed now is removed when the end has been recorded.
+      await session.durable.run(() => session.files.retire()).catch((error: unknown) => this.#trouble(error));
       session.dispose();
-      return { session: status, destinationUsable };
+      return ended;
     } catch (error) {
       if (session.state !== "ended") {
         release();

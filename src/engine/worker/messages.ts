@@ -29,6 +29,7 @@ const METHODS: Readonly<Record<EngineMethod, true>> = {
   setPace: true,
   sessionStatus: true,
   sessions: true,
+  forgetSession: true,
   explain: true,
   read: true,
   write: true,
