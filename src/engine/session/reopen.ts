@@ -48,7 +48,12 @@ export async function reopenVolume(host: ReopenHost, uid: string): Promise<Volum
 
 async function allPiecesEnd({ ports, stopping, copier }: ReopenHost, volume: Volume): Promise<void> {
   const sessions = [...new Set([...volume.entering, ...volume.leaving])];
-  const ending = Promise.all(sessions.map((session) => piecesEnd(copier, session)));
+  const ending = Promise.all(
+    sessions.map(async (session) => {
+      await piecesEnd(copier, session);
+      await session.durable.run(async () => undefined); // a failure that is on its way to the disk is there
+    }),
+  );
   const late = () =>
     new TidemarkError("DEVICE_TIMEOUT", {
       message: `volume ${volume.name} cannot be opened again: ${volume.path} does not answer what it was asked before`,
