@@ -41,6 +41,7 @@ export interface StartingPoint {
   readonly directories: ReadonlyMap<string, ObjectId>;
   readonly files: ReadonlyMap<string, ObjectId>;
   readonly devices: ReadonlyMap<string, ObjectId>;
+  readonly stamps: ReadonlyMap<string, string>;
 }
 
 export class DiskLog {
@@ -48,8 +49,10 @@ export class DiskLog {
   readonly #directories: Map<string, ObjectId>;
   readonly #files: Map<string, ObjectId>;
   readonly #devices: ReadonlyMap<string, ObjectId>;
-  /** Index of the last change of each device. */
-  readonly #lastChange = new Map<ObjectId, number>();
+  /** The stamp of each device, by uid, and how it changed. */
+  readonly #stamps: Map<string, string>;
+  readonly #stampChanges: { readonly at: number; readonly uid: string; readonly stamp: string }[] = [];
+  readonly #firstStamps: ReadonlyMap<string, string>;
   #lastObject: ObjectId;
   #recording = true;
 
@@ -57,6 +60,8 @@ export class DiskLog {
     this.#directories = new Map(start.directories);
     this.#files = new Map(start.files);
     this.#devices = start.devices;
+    this.#firstStamps = start.stamps;
+    this.#stamps = new Map(start.stamps);
     this.#lastObject = Math.max(0, ...start.directories.values(), ...start.files.values(), ...start.devices.values());
   }
 
@@ -85,19 +90,28 @@ export class DiskLog {
 
   #push(entry: LogEntry): number {
     if (!this.#recording) return -1;
-    if (entry.type === "write") this.#lastChange.set(entry.object, this.entries.length);
+    for (const [uid, object] of this.#devices) if (entry.type === "write" && entry.object === object) this.#touch(uid);
     return this.entries.push(entry) - 1;
+  }
+
+  #touch(uid: string): void {
+    const at = this.entries.length;
+    const stamp = `${this.#firstStamps.get(uid)}, ${at}`;
+    this.#stamps.set(uid, stamp);
+    this.#stampChanges.push({ at, uid, stamp });
+  }
+
+  /** The stamps when the entry with this index had not begun. */
+  stampsAt(index: number): ReadonlyMap<string, string> {
+    const stamps = new Map(this.#firstStamps);
+    for (const { at, uid, stamp } of this.#stampChanges) if (at < index) stamps.set(uid, stamp);
+    return stamps;
   }
 
   device(uid: string, device: BlockDevice): BlockDevice {
     const object = this.#devices.get(uid);
     if (object === undefined) throw new Error(`no device ${uid}`);
-    return new LoggedDevice(
-      this,
-      object,
-      device,
-      () => `${uid} as of ${this.#lastChange.get(object) ?? "its beginning"}`,
-    );
+    return new LoggedDevice(this, object, device, () => this.#stamps.get(uid) ?? "");
   }
 
   stateFiles(files: StateFiles): StateFiles {

@@ -19,6 +19,8 @@ export interface DiskImage {
   readonly directories: readonly string[];
   readonly files: ReadonlyMap<string, Buffer>;
   readonly devices: ReadonlyMap<string, Buffer>;
+  /** What tells whether a device was written to (BlockDevice.stamp), by uid. */
+  readonly stamps: ReadonlyMap<string, string>;
 }
 
 type Change = Extract<LogEntry, { type: "write" | "truncate" }>;
@@ -59,7 +61,7 @@ function begin(image: DiskImage): {
     const slash = path.lastIndexOf("/");
     names.get(directories.get(path.slice(0, Math.max(0, slash)))!)!.set(path.slice(slash + 1), object);
   }
-  return { start: { directories, files, devices }, objects, names };
+  return { start: { directories, files, devices, stamps: image.stamps }, objects, names };
 }
 
 export class DiskReplay {
@@ -165,7 +167,8 @@ export class DiskReplay {
     walk(this.start.directories.get("")!, "");
     const devices = new Map<string, Buffer>();
     for (const [uid, object] of this.start.devices) devices.set(uid, survivor(this.#file(object), chance, "device"));
-    return { directories, files, devices };
+    const stamps = this.#log?.stampsAt(this.#at) ?? this.start.stamps;
+    return { directories, files, devices, stamps };
   }
 }
 
@@ -223,7 +226,7 @@ function keep(disk: Buffer, cache: Buffer, sector: number): void {
   const end = Math.min(begin + SECTOR_BYTES, disk.length);
   if (begin >= end) return;
   disk.fill(0, begin, end);
-  cache.copy(disk, begin, begin, Math.min(end, cache.length));
+  if (begin < cache.length) cache.copy(disk, begin, begin, Math.min(end, cache.length));
 }
 
 /** Puts an image into real files below `directory`: `state/`, and `UID.img` for each device. */

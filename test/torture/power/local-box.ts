@@ -30,10 +30,14 @@ export class LocalBox {
     });
   }
 
-  /** On `directory/state` and `directory/UID.img`; with a log everything goes through it. */
-  static async start(directory: string, volumes: readonly Volume[], log: DiskLog | undefined): Promise<LocalBox> {
-    // Without a log the devices are the same as with one: the stamps they leave must agree.
-    const disks = log ?? unrecorded(volumes);
+  /** On `directory/state` and `directory/UID.img`. Everything goes through the log; given stamps only, nothing is kept. */
+  static async start(
+    directory: string,
+    volumes: readonly Volume[],
+    record: DiskLog | ReadonlyMap<string, string>,
+  ): Promise<LocalBox> {
+    const log = record instanceof DiskLog ? record : undefined;
+    const disks = record instanceof DiskLog ? record : unrecorded(volumes, record);
     const files = systemStateFiles(join(directory, "state"));
     const engine = await createEngine({
       ports: async () => ({
@@ -117,9 +121,10 @@ export function factsOf(session: SessionStatus): CopyFacts {
   };
 }
 
-function unrecorded(volumes: readonly Volume[]): DiskLog {
+/** Devices as a log has them, for the stamps that they leave. */
+function unrecorded(volumes: readonly Volume[], stamps: ReadonlyMap<string, string>): DiskLog {
   const devices = new Map(volumes.map(({ label }, index): [string, number] => [label, index + 1]));
-  const log = new DiskLog({ directories: new Map(), files: new Map(), devices });
+  const log = new DiskLog({ directories: new Map(), files: new Map(), devices, stamps });
   log.stop();
   return log;
 }

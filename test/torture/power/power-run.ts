@@ -13,6 +13,7 @@ import { require, Tally } from "../violations.ts";
 import { DiskLog } from "./disk-log.ts";
 import { type DiskImage, DiskReplay, layDown } from "./disk-replay.ts";
 import { Expectation } from "./expectation.ts";
+import type { HostEvent } from "./host-events.ts";
 import { LocalBox } from "./local-box.ts";
 import { type Recording, record } from "./recording.ts";
 
@@ -35,6 +36,9 @@ export class PowerTally extends Tally {
 const LOSSES_PER_RECORDING = 150;
 const RECORDING_MS = 2500;
 const AGAIN_WHILE_RECOVERING = 0.25;
+const NEAR_COMMAND = 0.5;
+const NEAR_ENTRIES = 24;
+const DECIDING: readonly HostEvent["type"][] = ["point-fired", "end-answered", "stopped"];
 const READ_AT_ONCE = 0.5;
 const PIECE_BLOCKS = 256;
 
@@ -68,9 +72,7 @@ class Losses {
 
   async run(count: number): Promise<void> {
     const { log, initial } = this.#recording;
-    const places = Array.from({ length: count }, () => this.#chance.below(log.entries.length + 1)).sort(
-      (a, b) => a - b,
-    );
+    const places = Array.from({ length: count }, () => this.#place()).sort((a, b) => a - b);
     const replay = new DiskReplay(initial);
     for (const place of places) {
       replay.advance(log, place);
@@ -80,13 +82,22 @@ class Losses {
     }
   }
 
+  /** Anywhere, and often where a command was under way: there is most to be decided. */
+  #place(): number {
+    const { log, events } = this.#recording;
+    const commands = events.filter(({ event }) => DECIDING.includes(event.type));
+    if (commands.length === 0 || !this.#chance.happens(NEAR_COMMAND)) return this.#chance.below(log.entries.length + 1);
+    const { at } = this.#chance.pick(commands);
+    return Math.min(log.entries.length, Math.max(0, at - this.#chance.below(NEAR_ENTRIES)));
+  }
+
   /** The power has failed after `place` entries and left this. */
   async #lose(image: DiskImage, place: number): Promise<void> {
     const directory = join(this.#options.directory, `loss-${place}`);
     const left = this.#chance.happens(AGAIN_WHILE_RECOVERING) ? await this.#loseAgain(image, directory) : image;
     await layDown(left, directory);
     const expectation = this.#expected(place);
-    const box = await LocalBox.start(directory, this.#recording.volumes, undefined);
+    const box = await LocalBox.start(directory, this.#recording.volumes, left.stamps);
     try {
       await this.#check(box, expectation);
     } finally {
@@ -171,6 +182,7 @@ class Losses {
       // What arrived at the destination has changed for those who track it.
       for (const other of book.of(copy.destination)) if (other.tracking && other !== copy) other.changed.addAll(most);
       this.#tally.restarts++;
+      if (facts.reason === "MAP_WIDENED") this.#tally.widened++;
       await box.allCopied();
       await eachPiece(copy.source, async (firstBlock, count) => {
         const from = await box.readBlocks(copy.source, firstBlock, count);

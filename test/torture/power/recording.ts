@@ -30,6 +30,10 @@ const SIZES = [8 * BLOCKS_PER_MIB, 8 * BLOCKS_PER_MIB + 1, 9 * BLOCKS_PER_MIB, 9
 const FILLED_BLOCKS = 300;
 const LANES = 2;
 const WRITE_BLOCKS_MAX = 6;
+/** Hosts rest, so that there is something else in the record too. */
+const REST = 0.6;
+const REST_MS_MAX = 6;
+const PAUSE_MS_MAX = 20;
 const COPIES_WANTED_MAX = 5;
 const REFUSALS = new Set([
   "DESTINATION_IN_USE",
@@ -88,7 +92,8 @@ class Recorder {
     const devices = new Map(
       volumes.map((volume): [string, Buffer] => [volume.label, filled(volume, contents, options.chance)]),
     );
-    const initial: DiskImage = { directories: [""], files: new Map(), devices };
+    const stamps = new Map(volumes.map(({ label }): [string, string] => [label, "new"]));
+    const initial: DiskImage = { directories: [""], files: new Map(), devices, stamps };
     await mkdir(join(options.directory, "state"), { mode: 0o700 });
     await layDown(initial, options.directory);
     const log = new DiskLog(new DiskReplay(initial).start);
@@ -124,7 +129,7 @@ class Recorder {
       if (this.#held.has(volume)) await sleep(1);
       else if (this.#chance.happens(0.08)) await this.#flush(volume);
       else await this.#write(volume);
-      if (this.#chance.happens(0.2)) await sleep(this.#chance.below(4));
+      if (this.#chance.happens(REST)) await sleep(this.#chance.below(REST_MS_MAX));
     }
   }
 
@@ -158,7 +163,7 @@ class Recorder {
     try {
       while (performance.now() < end) {
         await this.#command();
-        await sleep(this.#chance.below(30));
+        await sleep(this.#chance.below(PAUSE_MS_MAX));
       }
     } finally {
       this.#over = true;
