@@ -347,7 +347,7 @@ export async function readFoundLog(
   await loadCore();
   const file = await files.open(path, { create: "must-exist" });
   try {
-    await syncFound(files, file);
+    await file.sync();
     await readLog(file, kind, ownerId, onFrame);
   } finally {
     await file.close();
