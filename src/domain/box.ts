@@ -1,8 +1,8 @@
 /**
  * Box: one storage server, put together and brought to life.
  *
- * Order of the start (data-safety §1.10, as far as the domain's part goes): rows, unfinished intents, engine, unfinished
- * resizes, NBD and exports. A volume that cannot be opened stays registered and unavailable; the others go on.
+ * Order of the start (data-safety §1.10, as far as the domain's part goes): rows, volumes half made or half deleted, engine,
+ * rows of copies by what the engine has, intents of requests, unfinished resizes, NBD and exports. A volume that cannot be opened stays registered and unavailable; the others go on.
  */
 import { TidemarkError } from "../base/errors.ts";
 import type { Clock, Random } from "../base/ports.ts";
@@ -15,11 +15,13 @@ import { Copies, type CopyTotals } from "./copies.ts";
 import { Data } from "./data.ts";
 import { diagnose, type Environment, type Finding } from "./diagnose.ts";
 import { Exports } from "./exports.ts";
+import { Intents } from "./intents.ts";
 import { Journal } from "./journal.ts";
 import { KeyedMutex } from "./keyed-mutex.ts";
 import { type Page, type PageRequest, pageOf } from "./pages.ts";
 import type { Paths } from "./paths.ts";
 import { RequestIds } from "./request-ids.ts";
+import { Troubles } from "./troubles.ts";
 import { Volumes } from "./volumes.ts";
 import { Watches } from "./watches.ts";
 
@@ -63,9 +65,11 @@ export class Box {
   readonly watches: Watches;
   readonly requests: RequestIds;
   readonly #context: Context;
+  readonly #intents: Intents;
   readonly #options: BoxOptions;
   readonly #row: BoxRow;
   readonly #startedMs: number;
+  readonly #troubles: Troubles;
   #nbdConnections = 0;
 
   private constructor(options: BoxOptions, row: BoxRow) {
@@ -73,7 +77,9 @@ export class Box {
     this.#options = options;
     this.#row = row;
     this.#startedMs = clock.nowMs();
-    const journal = new Journal(store, clock);
+    const journal = new Journal(store, clock, report);
+    this.#intents = new Intents(clock);
+    this.#troubles = new Troubles(clock);
     const catalog = new Catalog(engine, row.number);
     const rules = { dataDirectory: options.dataDirectory, roots: options.roots };
     const locks = new KeyedMutex();
@@ -83,7 +89,7 @@ export class Box {
     this.copies = new Copies(this.#context);
     this.data = new Data(engine, catalog);
     this.watches = new Watches(clock, journal, this.copies);
-    this.requests = new RequestIds(store, clock);
+    this.requests = new RequestIds(store, clock, this.#intents, () => journal.isSettled);
   }
 
   /** Starts a box. STATE_DIRECTORY_INVALID for another number than it has, METADATA_CORRUPT, and what NBD may throw. */
@@ -125,6 +131,7 @@ export class Box {
   async stop(): Promise<void> {
     const { engine, journal, report } = this.#context;
     this.watches.stop();
+    journal.stop();
     await engine.stop();
     await journal
       .commit([], [{ type: "box.stopped", subject: "", message: "the box stopped" }])
@@ -136,6 +143,7 @@ export class Box {
     const { store, stateDirectory, nbdAddress } = this.#options;
     await journal.load();
     await this.requests.load();
+    await this.#intents.load(store);
     await this.copies.load(store);
     for await (const row of store.scan("volumes")) catalog.putVolume(row);
     for await (const row of store.scan("exports")) catalog.putExport(row);
@@ -148,7 +156,10 @@ export class Box {
       sizeBytes: row.resizingToBytes === 0 ? row.sizeBytes : Math.min(row.sizeBytes, row.resizingToBytes),
     }));
     const found = await engine.start({ stateDirectory, volumes });
-    this.copies.adopt(found.sessions);
+    await this.copies.adopt(found);
+    const { sessions } = found;
+    const hasVolume = (uid: string) => catalog.volumeByUid(uid) !== undefined;
+    await journal.commit(this.#intents.decideAll({ sessions, ended: this.copies.ended, hasVolume }), []);
     await this.volumes.reconcileSizes();
     if (nbdAddress !== undefined) await this.exports.open(nbdAddress);
     const message = `the box started with ${volumes.length} volumes and ${found.sessions.length} copy sessions`;
@@ -165,9 +176,10 @@ export class Box {
       const subject = row === undefined ? event.uid : catalog.nameOf(row);
       const { message } = event.failure.detail;
       const attributes = { code: event.failure.code };
-      journal
-        .commit([], [{ type: "volume.failed", subject, message, attributes }])
-        .catch((error) => report(`the failure of ${subject} was not recorded`, error));
+      void journal.keep([], [{ type: "volume.failed", subject, message, attributes }]);
+    } else if (event.type === "engine.trouble" && this.#troubles.isNews(event.message)) {
+      report(event.message, undefined);
+      void journal.keep([], [{ type: "engine.trouble", subject: "", message: event.message }]);
     }
   }
 }

@@ -109,11 +109,13 @@ class Engine implements LocalEngine {
     if (this.#running) throw new TidemarkError("INTERNAL", { message: "the engine is started twice" });
     const emit = (event: EngineEvent) => this.#listener(event);
     const given = (await this.#options.ports?.(config)) ?? {};
+    const system = systemStateFiles(config.stateDirectory);
+    system.setReadMode("inline");
     const ports: EnginePorts = {
       clock: this.#clock,
       core: given.core ?? (await loadCore()),
       mover: given.mover ?? createMover({ workers: COPIER_WORKERS }),
-      files: this.#failStop.guard(given.files ?? systemStateFiles(config.stateDirectory)),
+      files: this.#failStop.guard(given.files ?? system),
       activity: given.activity ?? { slots: ACTIVITY_SLOTS, checkpointBytes: ACTIVITY_LOG_CHECKPOINT_BYTES },
       openDevice: given.openDevice ?? ((path) => openVolumeDevice(path, this.#clock)),
       identityOf: given.identityOf ?? identityOf,
@@ -123,6 +125,7 @@ class Engine implements LocalEngine {
       await ports.mover.close();
       throw error;
     });
+    system.setReadMode("threads");
     this.#failStop.arm();
     this.#running = { ports, volumes, sessions };
     const found = { volumes: volumes.statuses(), sessions: sessions.statuses(), ended: sessions.ended.list() };

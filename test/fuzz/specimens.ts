@@ -145,10 +145,14 @@ async function readSession(
     path,
     damaged,
     async (files) => {
-      const record = await SessionFiles.readRecord(files, id);
+      const superblock = await SessionFiles.openSuperblock(files, id);
+      const record = superblock.value;
       const granuleCount = Math.ceil(record.source.lengthBytes / GRANULE_SIZE_BYTES);
       const pointMap = record.mapFile === undefined ? new PagedBitmap(core, granuleCount, "full") : undefined;
-      const { sessionFiles, missing } = await SessionFiles.open(files, core, record, { pointMap, granuleCount });
+      const { sessionFiles, missing } = await SessionFiles.open(files, core, superblock, record, {
+        pointMap,
+        granuleCount,
+      });
       const pending = new Set<number>();
       for (const { first, count } of runsOf(missing)) for (let at = 0; at < count; at++) pending.add(first + at);
       missing.dispose();

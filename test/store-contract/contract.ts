@@ -5,7 +5,7 @@ import { TidemarkError } from "../../src/base/errors.ts";
 import type { KeyValueChange } from "../../src/store/key-value.ts";
 import { storeKey } from "../../src/store/keys.ts";
 import { COMMIT_CHANGES_MAX } from "../../src/store/limits.ts";
-import type { EndedCopyRow, EventRow, VolumeRow } from "../../src/store/rows.ts";
+import type { CopyRow, EndedCopyRow, EventRow, IntentRow, VolumeRow } from "../../src/store/rows.ts";
 import type { Migration, Schema } from "../../src/store/schema.ts";
 import type { Change, Store } from "../../src/store/store.ts";
 
@@ -75,6 +75,32 @@ const endedCopyRow = (number: number): EndedCopyRow => ({
   destinationUsable: true,
 });
 
+const copyRow = (number: number): CopyRow => ({
+  number,
+  source: extentRow(1),
+  destination: extentRow(2),
+  kind: "quickopc",
+  createdMs: 1,
+  pointMs: 2,
+  generation: 3,
+  phase: "tracking",
+});
+
+const intentRow = (id: string): IntentRow => ({
+  id,
+  method: "/x/Y",
+  requestDigest: Uint8Array.of(1, 2),
+  begunMs: 3,
+  action: "fire",
+  targets: [
+    { newNumber: 9, number: 0, generation: 0, pointMs: 0 },
+    { newNumber: 10, number: 4, generation: 2, pointMs: 5 },
+  ],
+  volumeUid: "uid-1",
+  done: true,
+  sessions: [9, 4],
+});
+
 async function refuses(t: ExecutionContext, run: () => Promise<unknown>, code: string, text: string): Promise<void> {
   const error = await t.throwsAsync(run, { instanceOf: TidemarkError });
   t.is(error?.code, code as never);
@@ -97,6 +123,8 @@ export function storeContract(name: string, make: (t: ExecutionContext) => Promi
         table: "exports",
         put: { name: "g1d1p2", volumeUid: "uid-1", partition: 2, readOnly: true, createdMs: 5, sizeBytes: 2 ** 40 },
       },
+      { table: "copies", put: copyRow(8) },
+      { table: "intents", put: intentRow("r/2") },
       { table: "ended-copies", put: endedCopyRow(9) },
       { table: "events", put: eventRow(3) },
       {
@@ -121,6 +149,9 @@ export function storeContract(name: string, make: (t: ExecutionContext) => Promi
       volumeRow(1, { label: "db#1", state: "creating", resizingToBytes: 512 }),
     );
     t.is((await store.get("exports", "g1d1p2"))?.partition, 2);
+    t.deepEqual(await store.get("copies", 8), copyRow(8));
+    const intent = await store.get("intents", "r/2");
+    t.deepEqual(intent && { ...intent, requestDigest: Uint8Array.from(intent.requestDigest) }, intentRow("r/2"));
     t.deepEqual(await store.get("ended-copies", 9), endedCopyRow(9));
     t.deepEqual(await store.get("events", 3), eventRow(3));
     const request = await store.get("requests", "r/1 ü");

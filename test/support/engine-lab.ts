@@ -55,6 +55,7 @@ export function smallJobs(mover: Mover, budgetBytes: number): Mover {
   return {
     move: (from, to, runs, options) =>
       mover.move(from, to, runs, {
+        ...options,
         budgetBytes: options.budgetBytes === Number.MAX_SAFE_INTEGER ? options.budgetBytes : budgetBytes,
       }),
     close: () => mover.close(),
@@ -185,13 +186,18 @@ export class EngineLab {
     });
   }
 
-  /** `kill -9` and a new start: everything stored stays, everything in memory is gone. */
-  async kill(seed: number): Promise<void> {
+  /** `kill -9`: everything stored stays, everything in memory is gone, and nothing runs. */
+  async halt(seed: number): Promise<void> {
     this.#process++;
     this.stateFiles.kill(seed);
     for (const disk of this.disks.values()) disk.kill();
     await this.settle();
     this.events.length = 0; // what the dead process said while it died
+  }
+
+  /** `kill -9` and a new start. */
+  async kill(seed: number): Promise<void> {
+    await this.halt(seed);
     await this.boot();
   }
 

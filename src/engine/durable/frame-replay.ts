@@ -12,6 +12,7 @@ import { asTidemarkError } from "../../base/errors.ts";
 import { FileWindow, WINDOW_BYTES } from "./file-window.ts";
 import {
   decodeFrameHeader,
+  decodeLogHeader,
   FRAME_HEADER_BYTES,
   FRAME_MAGIC,
   type FrameHeader,
@@ -31,6 +32,28 @@ export interface ReplayEnd {
   readonly checksum: number;
   /** Length of the file; more than `endBytes` when there is a torn tail. */
   readonly fileBytes: number;
+}
+
+/**
+ * Reads a whole log, its header included. Changes nothing: cutting off a torn tail is the caller's. METADATA_CORRUPT,
+ * SCHEMA_TOO_NEW.
+ */
+export async function readLog(
+  file: StateFile,
+  kind: string,
+  ownerId: string,
+  onFrame: (payload: Uint8Array, sequence: number) => void,
+): Promise<{ readonly number: number; readonly checksum: number; readonly end: ReplayEnd }> {
+  const { number, checksum } = decodeLogHeader(file.path, await file.read(0, LOG_HEADER_BYTES), kind, ownerId);
+  checkLogName(file.path, number);
+  return { number, checksum, end: await replayFrames(file, checksum, onFrame) };
+}
+
+/** A name of the form `<name>-<number>.log` must agree with the header. METADATA_CORRUPT. */
+export function checkLogName(path: string, number: number): void {
+  const named = /-(\d+)\.log$/.exec(path)?.[1];
+  if (named === undefined || Number(named) === number) return;
+  throw corruptFile(path, `holds log number ${number}`, { number: String(number) });
 }
 
 /** Gives each good frame to `onFrame`, in order. METADATA_CORRUPT names file and offset, also when `onFrame` cannot use it. */

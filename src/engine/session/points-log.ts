@@ -5,11 +5,12 @@
  * Files: `points-<n>.log`; the highest number is in use. A record is needed until every session of it has a checkpoint of
  * its own and every activity log has its seal durably; then a new log is begun and the older ones are removed. All that
  * are there are read, in order: whether the making of the newest was reported as failed does not matter.
- * A log that is damaged is set aside as `points-<n>.log.damaged`, for whoever wants to look at it.
+ * A log that is damaged is set aside as `points-<n>.log.damaged`, for whoever wants to look at it, once what follows from
+ * the damage is durable.
  * Payload: length of the JSON part (u32, little-endian), JSON, then the encoded maps in the order of the sessions.
  * Source: data-safety 2.5 ("group record durable = commit point of all"); formats: docs/file-formats.md.
  */
-import { asTidemarkError, type TidemarkError } from "../../base/errors.ts";
+import { asTidemarkError, TidemarkError } from "../../base/errors.ts";
 import { granuleCountOf } from "../../base/units.ts";
 import { REGION_BITS_BYTES } from "../durable/activity-frames.ts";
 import { parseJson } from "../durable/fields.ts";
@@ -18,6 +19,7 @@ import { decodeMap, encodeMap } from "../durable/map-file.ts";
 import { corruptFile, isDamage, type StateFiles } from "../durable/state-files.ts";
 import type { Core } from "../map/core.ts";
 import { PagedBitmap } from "../map/paged-bitmap.ts";
+import { SESSIONS_DIRECTORY } from "./session-files.ts";
 import { decodeSessionRecord, type SessionRecord } from "./session-record.ts";
 
 /** What happened to the chain of one volume at a point. */
@@ -71,27 +73,32 @@ export class PointsLog {
   #records: number;
   /** Logs before the one in use, not yet removed. */
   #older: number[];
+  /** Logs that could not be read, until they are set aside. */
+  #damaged: number[];
 
-  private constructor(files: StateFiles, log: FrameLog, found: { number: number; records: number; older: number[] }) {
+  private constructor(
+    files: StateFiles,
+    log: FrameLog,
+    found: { number: number; records: number; older: number[]; damaged: number[] },
+  ) {
     this.#files = files;
     this.#log = log;
     this.#number = found.number;
     this.#records = found.records;
     this.#older = found.older;
+    this.#damaged = found.damaged;
   }
 
   /** Opens the logs and reads their points, oldest first. SCHEMA_TOO_NEW, and what the disk may throw. */
   static async open(files: StateFiles, core: Core): Promise<FoundPoints> {
     const names = await files.list("");
-    const numbers = names
-      .map((name) => Number(/^points-(\d+)\.log$/.exec(name)?.[1] ?? 0))
-      .filter((number) => number > 0);
+    const numbers = pointsLogNumbers(names);
     const used = Math.max(0, ...names.map((name) => Number(/^points-(\d+)\.log/.exec(name)?.[1] ?? 0)));
-    numbers.sort((a, b) => a - b);
     const points: RecoveredPoint[] = [];
     const kept: number[] = [];
+    const damaged: number[] = [];
     let newest: FrameLog | undefined;
-    let damage: TidemarkError | undefined;
+    let damage = numbers.length === 0 ? await missingLog(files) : undefined;
     for (const number of numbers) {
       try {
         const read = await readLog(files, number, core);
@@ -103,17 +110,24 @@ export class PointsLog {
         const error = asTidemarkError(cause);
         if (!isDamage(error)) throw error;
         damage ??= error;
-        await files.rename(nameOf(number), `${nameOf(number)}.damaged`);
-        await files.syncDirectory("");
+        damaged.push(number);
       }
     }
     if (newest && kept.at(-1) === used) {
-      const found = { number: used, records: points.length, older: kept.slice(0, -1) };
+      const found = { number: used, records: points.length, older: kept.slice(0, -1), damaged };
       return { log: new PointsLog(files, newest, found), points, damage };
     }
     await newest?.close();
-    const found = { number: used + 1, records: points.length, older: kept };
+    const found = { number: used + 1, records: points.length, older: kept, damaged };
     return { log: new PointsLog(files, await create(files, used + 1), found), points, damage };
+  }
+
+  /** What follows from the damage is durable elsewhere: until then every start has to find it again. */
+  async setAsideDamaged(): Promise<void> {
+    for (const number of this.#damaged)
+      await this.#files.rename(pointsLogName(number), `${pointsLogName(number)}.damaged`);
+    if (this.#damaged.length > 0) await this.#files.syncDirectory("");
+    this.#damaged = [];
   }
 
   get records(): number {
@@ -142,7 +156,7 @@ export class PointsLog {
     this.#number++;
     this.#records = 0;
     await old.close();
-    for (const number of this.#older) await this.#files.remove(nameOf(number));
+    for (const number of this.#older) await this.#files.remove(pointsLogName(number));
     this.#older = [];
   }
 
@@ -151,12 +165,31 @@ export class PointsLog {
   }
 }
 
-function nameOf(number: number): string {
+/** A box that has sessions has had a points log since the first of them. */
+export async function missingLog(files: StateFiles): Promise<TidemarkError | undefined> {
+  const sessions = (await files.exists(SESSIONS_DIRECTORY)) ? await files.list(SESSIONS_DIRECTORY) : [];
+  if (sessions.length === 0) return undefined;
+  const path = "points-*.log";
+  return new TidemarkError("PATH_NOT_FOUND", {
+    message: `${path}: there is none, though there are copies`,
+    hint: "put the file back if it was moved; otherwise run the copies that have failed again",
+    metadata: { path },
+  });
+}
+
+/** Numbers of the logs among these names, oldest first. */
+export function pointsLogNumbers(names: readonly string[]): number[] {
+  const numbers = names.map((name) => Number(/^points-(\d+)\.log$/.exec(name)?.[1] ?? 0));
+  return numbers.filter((number) => number > 0).sort((a, b) => a - b);
+}
+
+/** File of log `number`. */
+export function pointsLogName(number: number): string {
   return `points-${number}.log`;
 }
 
 async function create(files: StateFiles, number: number): Promise<FrameLog> {
-  const log = await FrameLog.create(files, nameOf(number), "box", "points", number);
+  const log = await FrameLog.create(files, pointsLogName(number), "box", "points", number);
   await files.syncDirectory("");
   return log;
 }
@@ -166,7 +199,7 @@ async function readLog(
   number: number,
   core: Core,
 ): Promise<{ log: FrameLog; points: RecoveredPoint[] }> {
-  const path = nameOf(number);
+  const path = pointsLogName(number);
   const payloads: Uint8Array[] = [];
   const points: RecoveredPoint[] = [];
   const log = await FrameLog.open(files, path, "box", "points", (payload) => {
@@ -182,7 +215,8 @@ async function readLog(
   }
 }
 
-function decodePoint(path: string, payload: Uint8Array, core: Core): RecoveredPoint {
+/** One record of the log at `path`; the caller disposes its maps. METADATA_CORRUPT. */
+export function decodePoint(path: string, payload: Uint8Array, core: Core): RecoveredPoint {
   const { part, mapsOffset } = decodeJsonPart(path, payload);
   const maps = new Map<string, PagedBitmap>();
   let offset = mapsOffset;

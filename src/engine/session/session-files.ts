@@ -12,7 +12,7 @@
 import { assert } from "../../base/assert.ts";
 import { asTidemarkError, TidemarkError } from "../../base/errors.ts";
 import { encodeJson, parseJson } from "../durable/fields.ts";
-import { FrameLog } from "../durable/frame-log.ts";
+import { FrameLog, readFoundLog } from "../durable/frame-log.ts";
 import { readMap, writeMap } from "../durable/map-file.ts";
 import { corruptFile, isDamage, type StateFiles } from "../durable/state-files.ts";
 import { Superblock } from "../durable/superblock.ts";
@@ -83,30 +83,24 @@ export class SessionFiles {
     return new SessionFiles({ id, files, superblock, log, logFile, mapFile: undefined, serial });
   }
 
-  /** The record as the superblock has it. */
-  static async readRecord(files: StateFiles, id: string): Promise<SessionRecord> {
-    const path = `${directoryOf(id)}/super`;
-    const superblock = await Superblock.open(files, path, "session", id, decodeSessionRecord);
-    try {
-      return superblock.value;
-    } finally {
-      await superblock.close();
-    }
+  /** The superblock of a session found at start; `open` takes it over. */
+  static openSuperblock(files: StateFiles, id: string): Promise<Superblock<SessionRecord>> {
+    return Superblock.open(files, `${directoryOf(id)}/super`, "session", id, decodeSessionRecord);
   }
 
   /**
-   * Opens the files of `record`, which comes from the superblock or from a later point, and gives back the map of missing
+   * Opens the files of `record`, which comes from `superblock` or from a later point, and gives back the map of missing
    * granules. `pointMap` is the map of the point when the record comes from there. Removes left-over files.
    */
   static async open(
     files: StateFiles,
     core: Core,
+    superblock: Superblock<SessionRecord>,
     record: SessionRecord,
     options: { pointMap: PagedBitmap | undefined; granuleCount: number },
   ): Promise<{ sessionFiles: SessionFiles; missing: PagedBitmap }> {
     const { id } = record;
     const directory = directoryOf(id);
-    const superblock = await Superblock.open(files, `${directory}/super`, "session", id, decodeSessionRecord);
     const missing =
       options.pointMap ??
       (await readMap(
@@ -155,10 +149,9 @@ export class SessionFiles {
     for (const name of names.sort((a, b) => serialOf(b) - serialOf(a))) {
       let found: SessionRecord | undefined;
       try {
-        const log = await FrameLog.open(files, `${directory}/${name}`, "session", id, (payload) => {
+        await readFoundLog(files, `${directory}/${name}`, "session", id, (payload) => {
           found ??= decodeDefinition(payload);
         });
-        await log.close();
       } catch (error) {
         if (!isDamage(asTidemarkError(error))) throw error;
       }
@@ -310,7 +303,8 @@ function encodeDefinition(record: SessionRecord): Uint8Array {
   return Buffer.concat([head, encodeJson(record)]);
 }
 
-function decodeDefinition(payload: Uint8Array): SessionRecord | undefined {
+/** Undefined: a record of copied granules. */
+export function decodeDefinition(payload: Uint8Array): SessionRecord | undefined {
   const view = new DataView(payload.buffer, payload.byteOffset, payload.byteLength);
   if (payload.byteLength < RECORD_HEADER_BYTES || view.getFloat64(0, true) !== DEFINITION_GENERATION) return undefined;
   return decodeSessionRecord(parseJson(payload.subarray(RECORD_HEADER_BYTES)));
@@ -328,8 +322,8 @@ function encodeCopied(generation: number, runs: readonly GranuleRun[]): Uint8Arr
   return bytes;
 }
 
-/** Runs of this generation; undefined when the payload is not what `encodeCopied` makes. */
-function decodeCopied(payload: Uint8Array, generation: number, granuleCount: number): GranuleRun[] | undefined {
+/** Runs; none for a record of another generation, undefined when the payload is not what `encodeCopied` makes. */
+export function decodeCopied(payload: Uint8Array, generation: number, granuleCount: number): GranuleRun[] | undefined {
   const view = new DataView(payload.buffer, payload.byteOffset, payload.byteLength);
   if (payload.byteLength < RECORD_HEADER_BYTES) return undefined;
   if (view.getFloat64(0, true) !== generation) return [];

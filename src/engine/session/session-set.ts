@@ -5,11 +5,12 @@
  * the instant is point.ts, the copying is copier.ts.
  */
 import { endOnBug } from "../../base/assert.ts";
-import { asTidemarkError, TidemarkError } from "../../base/errors.ts";
+import { TidemarkError } from "../../base/errors.ts";
 import { BARRIER_TIMEOUT_MS, SESSIONS_MAX, SESSIONS_PER_VOLUME_MAX } from "../../base/limits.ts";
+import type { BlockDevice } from "../../base/ports.ts";
 import { granuleCountOf } from "../../base/units.ts";
-import { isDamage } from "../durable/state-files.ts";
 import type { CopyPlan, EngineEvent, SessionStatus, StartRequest, VolumeFacts } from "../engine-api.ts";
+import { foreignWriteTo, storeStamps } from "../foreign-writes.ts";
 import { PagedBitmap } from "../map/paged-bitmap.ts";
 import type { EnginePorts } from "../ports.ts";
 import { within } from "../sync/deadline.ts";
@@ -18,14 +19,15 @@ import type { Volume } from "../volume/volume.ts";
 import type { VolumeSet } from "../volume/volume-set.ts";
 import { Copier } from "./copier.ts";
 import { type EndedSessions, endOf } from "./ended-sessions.ts";
+import { explainStart } from "./explain.ts";
 import { extentsOverlap } from "./extents.ts";
-import { firePoint, type LiveView, type PointHost, type PointMember, reasonOf } from "./point.ts";
+import { firePoint, type LiveView, type PointHost, type PointMember } from "./point.ts";
 import type { PointsLog } from "./points-log.ts";
-import { planStart, transitionOf } from "./rules.ts";
+import { transitionOf } from "./rules.ts";
 import { CopySession } from "./session.ts";
 import { SessionFiles } from "./session-files.ts";
 import type { SessionRecord } from "./session-record.ts";
-import { type FoundSession, failedFound } from "./session-recovery.ts";
+import type { FoundSession } from "./session-recovery.ts";
 
 /** Between attempts at what could not be made durable. */
 const RETRY_AFTER_MS = 5000;
@@ -64,6 +66,7 @@ export class SessionSet {
     this.ended = options.ended;
     this.#emit = options.emit;
     this.#copier = new Copier(options.ports);
+    options.volumes.onReturn = (volume, device) => this.#noticeForeignWrite(volume, device);
   }
 
   // --- requests ------------------------------------------------------------------------------------------------------
@@ -142,35 +145,7 @@ export class SessionSet {
   }
 
   explain(request: Omit<StartRequest, "id" | "pace">): CopyPlan {
-    const views = this.#views();
-    const plan = planStart(views, request);
-    const existing = plan.existing?.session;
-    const base = plan.restores?.session ?? existing;
-    const granules = granuleCountOf(plan.source.lengthBytes);
-    const reason = plan.transition.reason ?? "FIRST_COPY";
-    if (plan.transition.copies === "everything" || !base)
-      return {
-        reason,
-        existingId: existing?.id,
-        plannedGranules: granules,
-        bytesPlanned: plan.source.lengthBytes,
-        pendingGranules: 0,
-        sourceChangedGranules: 0,
-        destinationChangedGranules: 0,
-      };
-    const pending = base.missing();
-    const source = base.changedSincePoint("source");
-    const destination = base.changedSincePoint("destination");
-    const counts = {
-      pendingGranules: pending.count,
-      sourceChangedGranules: plan.restores ? destination.count : source.count,
-      destinationChangedGranules: plan.restores ? source.count : destination.count,
-    };
-    pending.union(source);
-    pending.union(destination);
-    const planned = { plannedGranules: pending.count, bytesPlanned: base.bytesOf(pending) };
-    for (const map of [pending, source, destination]) map.dispose();
-    return { reason: reasonOf(reason, base.trust), existingId: existing?.id, ...planned, ...counts };
+    return explainStart(this.#views(), request);
   }
 
   require(id: string): CopySession {
@@ -205,24 +180,15 @@ export class SessionSet {
 
   /** Takes over a session as recovery has found it; one whose files cannot be used has durably failed when it resolves. */
   async adoptFound(found: FoundSession, trouble: (what: string, error: unknown) => void): Promise<void> {
-    const { record, damage } = found;
-    const { files, core } = this.#ports;
-    const granuleCount = granuleCountOf(record.source.lengthBytes);
-    if (!damage) {
-      try {
-        const pointMap = found.pointMap?.clone();
-        const { sessionFiles, missing } = await SessionFiles.open(files, core, record, { pointMap, granuleCount });
-        this.adopt(record, missing, sessionFiles).holdEpochs();
-        return;
-      } catch (cause) {
-        const error = asTidemarkError(cause);
-        if (!isDamage(error)) throw error;
-        return this.adoptFound(failedFound(found, error), trouble);
-      }
+    const { record, opened, damage } = found;
+    if (opened) {
+      this.adopt(record, opened.missing, opened.sessionFiles).holdEpochs();
+      return;
     }
     trouble(`copy ${record.id} has failed`, damage);
-    const salvaged = await SessionFiles.salvage(files, record);
-    const session = this.adopt(record, new PagedBitmap(core, granuleCount, "full"), salvaged);
+    const { files, core } = this.#ports;
+    const everything = new PagedBitmap(core, granuleCountOf(record.source.lengthBytes), "full");
+    const session = this.adopt(record, everything, await SessionFiles.salvage(files, record));
     await session.checkpoint();
   }
 
@@ -233,6 +199,21 @@ export class SessionSet {
   async foreignWrite(volume: Volume, error: TidemarkError): Promise<void> {
     for (const session of [...volume.leaving]) if (session.unfinished) await session.fail(error);
     await this.#volumes.loseEpochs(volume);
+  }
+
+  /** A volume comes back that was away at the start: as recovery does for the others (foreign-writes.ts). */
+  async #noticeForeignWrite(volume: Volume, device: BlockDevice): Promise<void> {
+    const { expectedStamp } = volume;
+    if (expectedStamp === undefined) return;
+    const foreign = await foreignWriteTo(volume, device, expectedStamp);
+    await this.#admin.run(async () => {
+      if (foreign) {
+        this.#trouble(foreign);
+        await this.foreignWrite(volume, foreign);
+      }
+      volume.expectedStamp = undefined;
+      await storeStamps(this.#ports.files, this.#volumes.expectedStamps());
+    });
   }
 
   /** Everything that the points log of the last run still has to remember. `resume` sees to it. */

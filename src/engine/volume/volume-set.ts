@@ -37,6 +37,8 @@ export class VolumeSet {
   readonly #adding = new Set<Volume>();
   readonly #steps: DeviceSteps;
   #closed = false;
+  /** Called with a device that comes back, before anybody uses it. */
+  onReturn: (volume: Volume, device: BlockDevice) => Promise<void> = async () => undefined;
 
   constructor(options: { ports: EnginePorts; emit: (event: EngineEvent) => void }) {
     this.#ports = options.ports;
@@ -136,12 +138,21 @@ export class VolumeSet {
           hint: `restore the file or device to its size, then: tidemark volume reopen ${spec.name}`,
           metadata: { path: spec.path },
         });
+      await this.onReturn(volume, opened.device);
     } catch (error) {
       await this.#steps.run({ path: spec.path, action: "close", run: () => opened.device.close() });
       throw error;
     }
     // A backing that has grown is used up to the registered size until the volume is resized.
     volume.attachDevice(opened.device, opened.identity);
+  }
+
+  /** What a clean stop noted of the volumes that have not been opened since. */
+  expectedStamps(): Map<string, string> {
+    const stamps = new Map<string, string>();
+    for (const { volume } of this.#entries.values())
+      if (volume.expectedStamp !== undefined) stamps.set(volume.uid, volume.expectedStamp);
+    return stamps;
   }
 
   /** What a path would be as a volume. As `openDevice`, and PATH_REGISTERED. */
