@@ -157,6 +157,49 @@ export interface ExportStatus {
   readonly connections: number;
 }
 
+/** What is the matter with a file of the engine's own state. */
+export type FindingKind =
+  /** Its content is wrong, or the disk cannot read it. */
+  | "damaged"
+  /** Bytes at the end of a log that were never acknowledged as durable. */
+  | "torn-tail"
+  /** One slot of a superblock is damaged or older than it should be, and the other one counts; or files older than others. */
+  | "stale"
+  /** Named by something, and not there. */
+  | "missing"
+  /** Belongs to somebody else. */
+  | "foreign"
+  /** Of an operation that did not come to its end; nothing needs it. */
+  | "left-over"
+  /** A damaged file that was set aside for whoever wants to look at it. */
+  | "set-aside"
+  /** Nobody knows what it is, or whose. */
+  | "unknown"
+  /** Not to be looked at now: permission, descriptors. */
+  | "unreadable"
+  /** Written by a newer program. */
+  | "too-new";
+
+export interface MetadataFinding {
+  readonly kind: FindingKind;
+  /** `error`: it costs something. `warning`: the next start, or a repair, puts it right at no cost. `info`: good to know. */
+  readonly severity: "error" | "warning" | "info";
+  /** File or directory, relative to the state directory. */
+  readonly path: string;
+  readonly offsetBytes: number | undefined;
+  /** Page of a map, slot of a superblock. */
+  readonly page: number | undefined;
+  /** Volume or copy concerned; empty for the box. */
+  readonly subject: string;
+  readonly message: string;
+  /** What is lost by it at the next start; empty when nothing is. */
+  readonly cost: string;
+  /** What to do. */
+  readonly remedy: string;
+  /** A repair puts it right, as the next start would. */
+  readonly repairable: boolean;
+}
+
 export type EngineEvent =
   | { readonly type: "session.changed"; readonly session: SessionStatus }
   | { readonly type: "session.ended"; readonly session: SessionStatus; readonly destinationUsable: boolean }

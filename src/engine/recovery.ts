@@ -21,11 +21,14 @@ import { PointsLog, type RecoveredPoint } from "./session/points-log.ts";
 import { SESSIONS_DIRECTORY } from "./session/session-files.ts";
 import { type FoundSession, readSession } from "./session/session-recovery.ts";
 import { SessionSet } from "./session/session-set.ts";
+import { each } from "./sync/each.ts";
 import type { VolumeSet } from "./volume/volume-set.ts";
 import { VOLUMES_DIRECTORY, VolumeTracking } from "./volume/volume-tracking.ts";
 
 /** Ids that nobody can tell any more whether they were given out are passed over. */
 const EPOCHS_PASSED_OVER = 1_000_000;
+/** Sessions, then volumes, of which the files are read at the same time. */
+const READS_AT_ONCE = 32;
 
 export async function recover(options: {
   ports: EnginePorts;
@@ -48,12 +51,11 @@ export async function recover(options: {
   await volumes.openAtStart(specs);
   const ended = new EndedSessions(files);
   const state = { points, pointsDamage: damage, ended, trouble };
-  const found: FoundSession[] = [];
-  for (const id of await files.list(SESSIONS_DIRECTORY)) {
-    const session = await readSession(ports, volumes, id, state);
-    if (session) found.push(session);
-  }
-  for (const spec of specs) await readChain(ports, volumes, spec, { ...state, found });
+  const read = await each(await files.list(SESSIONS_DIRECTORY), READS_AT_ONCE, (id) =>
+    readSession(ports, volumes, id, state),
+  );
+  const found = read.filter((session) => session !== undefined);
+  await each(specs, READS_AT_ONCE, (spec) => readChain(ports, volumes, spec, { ...state, found }));
   const known = new Set(specs.map((spec) => spec.uid));
   for (const uid of await files.list(VOLUMES_DIRECTORY))
     if (!known.has(uid)) trouble(`volumes/${uid} is kept`, new Error("its volume is not registered in this box"));
@@ -62,6 +64,7 @@ export async function recover(options: {
   for (const spec of specs) volumes.require(spec.uid).chain.prune();
   if (points.length > 0) sessions.noteUnsettled(specs.map((spec) => volumes.require(spec.uid)));
   await noticeForeignWrites(ports, volumes, sessions, { specs, trouble });
+  await log.setAsideDamaged();
   for (const point of points) for (const map of point.maps.values()) map.dispose();
   return sessions;
 }
@@ -83,7 +86,7 @@ async function noticeForeignWrites(
       unseen.set(spec.uid, stamp);
       continue;
     }
-    const foreign = await foreignWriteTo(volume, stamp);
+    const foreign = await foreignWriteTo(volume, volume.requireDevice(), stamp);
     if (!foreign) continue;
     trouble(`foreign write`, foreign);
     await sessions.foreignWrite(volume, foreign);

@@ -279,3 +279,24 @@ test("a backing that has grown outside costs no difference", async (t) => {
   await lab.engine.write(extent, 17 * G, new Uint8Array(G));
   t.like(await lab.restart("c1"), { reason: "DIFFERENCE", plannedGranules: 2 });
 });
+
+test("a kill while a start deals with a damaged points log: the next start still knows that points may be lost", async (t) => {
+  const lab = await CopyLab.start(t, [SMALL, SMALL, SMALL, SMALL]);
+  const { stateFiles } = lab.lab;
+  await lab.copy(t, "v1", "v2", "quickopc", { pace: 15 });
+  await lab.lab.finish();
+  await lab.lab.settle();
+  stateFiles.intercept = ({ path }) => (/c2\/pending-/.test(path) ? new Promise(() => undefined) : undefined);
+  await lab.copy(t, "v3", "v4", "quickopc");
+  const [log] = (await stateFiles.list("")).filter((name) => name.startsWith("points-"));
+  zeroFile(lab, String(log));
+  // Everything of the start after the points logs fails: as if it was killed there.
+  failOnce(lab, "open", /^sessions\/c1\/super$/, "EMFILE");
+  await t.throwsAsync(() => lab.lab.kill(1), { instanceOf: TidemarkError });
+  stateFiles.intercept = undefined;
+  await lab.lab.kill(2);
+  t.is((await lab.session("c2")).phase, "failed", "only the points log had its point");
+  t.is((await lab.restart("c1")).reason, "BASE_LOST");
+  await lab.lab.kill(3);
+  t.is((await lab.session("c2")).phase, "failed");
+});

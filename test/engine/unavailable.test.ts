@@ -5,12 +5,12 @@
 import test from "ava";
 import { TidemarkError } from "../../src/base/errors.ts";
 import { BARRIER_TIMEOUT_MS } from "../../src/base/limits.ts";
-import { CopyLab, FaultyDisk, G, refusal } from "../support/copy-lab.ts";
+import { CopyLab, FaultyDisk, G, pattern, refusal } from "../support/copy-lab.ts";
 
 const SIZE = 20 * G + 1536;
 const GONE = new TidemarkError("PATH_NOT_FOUND", { message: "the disk is pulled", hint: "plug it in" });
 
-test("11-source: a read of what the destination lacks is refused while the source is away; the copy waits for it", async (t) => {
+test("a read of what the destination lacks is refused while the source is away; the copy waits for it", async (t) => {
   const lab = await CopyLab.start(t, [SIZE, SIZE]);
   await lab.copy(t, "v1", "v2", "quickopc");
   lab.lab.disk("v1").away = GONE;
@@ -27,7 +27,7 @@ test("11-source: a read of what the destination lacks is refused while the sourc
   for (const volume of ["v1", "v2"]) await lab.holds(t, volume);
 });
 
-test("11-destination: a source is written although its copy cannot be preserved: the copy fails, durably, and only then", async (t) => {
+test("a source is written although its copy cannot be preserved: the copy fails, durably, and only then", async (t) => {
   const lab = await CopyLab.start(t, [SIZE, SIZE]);
   await lab.copy(t, "v1", "v2", "quickopc");
   lab.lab.disk("v2").away = GONE;
@@ -38,7 +38,7 @@ test("11-destination: a source is written although its copy cannot be preserved:
   await lab.reads(t, "v1");
 });
 
-test("11-cascade: a step whose upstream source is away waits too", async (t) => {
+test("a step whose upstream source is away waits too", async (t) => {
   const lab = await CopyLab.start(t, [SIZE, SIZE, SIZE]);
   await lab.copy(t, "v1", "v2", "quickopc");
   await lab.copy(t, "v2", "v3", "quickopc");
@@ -53,7 +53,7 @@ test("11-cascade: a step whose upstream source is away waits too", async (t) => 
   for (const volume of ["v1", "v2", "v3"]) await lab.holds(t, volume);
 });
 
-test("11-lost: a device that goes away under the background copy of its source pauses it", async (t) => {
+test("a device that goes away under the background copy of its source pauses it", async (t) => {
   const source = new FaultyDisk(SIZE);
   const lab = await CopyLab.start(t, [source, SIZE]);
   await lab.copy(t, "v1", "v2", "quickopc");
@@ -226,4 +226,52 @@ test("resize to what the backing has now also brings back a volume that has shru
   await refusal(t, () => lab.engine.resizeVolume("v1", 4 * G), "VOLUME_UNAVAILABLE");
   t.is((await lab.engine.resizeVolume("v1", 0)).sizeBytes, 4 * G);
   t.true((await lab.engine.volumeStatus("v1")).online);
+});
+
+test("reopen: a volume that another program wrote to while it was away has changed, and its unfinished copy has failed", async (t) => {
+  const lab = await CopyLab.start(t, [SIZE, SIZE, SIZE]);
+  await lab.copy(t, "v1", "v2", "quickopc");
+  await lab.copy(t, "v1", "v3", "quickopc", { pace: 15 });
+  for (let turn = 0; (await lab.session("c2")).phase === "copying"; turn++) {
+    if (turn === 200) return t.fail("it does not end");
+    await lab.lab.settle();
+  }
+  t.is((await lab.session("c1")).phase, "copying");
+  await lab.engine.stop();
+  const disk = lab.lab.disk("v1");
+  disk.away = GONE;
+  await lab.lab.boot();
+  const foreign = pattern(G, 77);
+  await disk.memory.write(18 * G, foreign);
+  lab.image("v1").set(foreign, 18 * G);
+  disk.away = undefined;
+  await lab.engine.reopenVolume("v1");
+  t.is((await lab.session("c1")).phase, "failed", "what it still had to copy is gone");
+  t.like(await lab.session("c2"), { phase: "tracking", changedGranules: 21 });
+  t.true(lab.lab.events.some((event) => event.type === "engine.trouble" && event.message.includes("v1")));
+  await lab.lab.kill(1);
+  t.is((await lab.session("c1")).phase, "failed", "durably");
+  t.is((await lab.restart("c2")).reason, "BASE_LOST");
+  await lab.lab.finish();
+  await lab.holds(t, "v3");
+});
+
+test("reopen: a volume that nobody wrote to while it was away keeps its copies and its difference", async (t) => {
+  const lab = await CopyLab.start(t, [SIZE, SIZE]);
+  await lab.copy(t, "v1", "v2", "quickopc", { pace: 15 });
+  await lab.lab.finish();
+  await lab.touch("v1", [3]);
+  await lab.engine.stop();
+  lab.lab.disk("v1").away = GONE;
+  await lab.lab.boot();
+  await lab.engine.stop();
+  await lab.lab.boot(); // away twice in a row
+  lab.lab.disk("v1").away = undefined;
+  await lab.engine.reopenVolume("v1");
+  t.like(await lab.session("c1"), { phase: "tracking", changedGranules: 1 });
+  await lab.write("v1", 7 * G, G);
+  await lab.lab.kill(1); // our own write is not taken for a foreign one
+  t.like(await lab.restart("c1"), { reason: "MAP_WIDENED" });
+  await lab.lab.finish();
+  await lab.holds(t, "v2");
 });

@@ -55,6 +55,7 @@ export function smallJobs(mover: Mover, budgetBytes: number): Mover {
   return {
     move: (from, to, runs, options) =>
       mover.move(from, to, runs, {
+        ...options,
         budgetBytes: options.budgetBytes === Number.MAX_SAFE_INTEGER ? options.budgetBytes : budgetBytes,
       }),
     close: () => mover.close(),
@@ -152,7 +153,7 @@ export class EngineLab {
       },
       ports: async () => ({
         files: this.#filesOfProcess(),
-        mover: smallJobs(createMover({ workers: 0 }), this.#jobBytes),
+        mover: smallJobs(createMover({ workers: 0, clock: this.clock }), this.#jobBytes),
         identityOf: async (path) => this.disk(path).identity ?? [path],
         openDevice: async (path) => {
           const device = await this.disk(path).open();
@@ -185,18 +186,29 @@ export class EngineLab {
     });
   }
 
-  /** `kill -9` and a new start: everything stored stays, everything in memory is gone. */
-  async kill(seed: number): Promise<void> {
+  /** `kill -9`: everything stored stays, everything in memory is gone, and nothing runs. */
+  async halt(seed: number): Promise<void> {
     this.#process++;
     this.stateFiles.kill(seed);
     for (const disk of this.disks.values()) disk.kill();
     await this.settle();
     this.events.length = 0; // what the dead process said while it died
+  }
+
+  /** `kill -9` and a new start. */
+  async kill(seed: number): Promise<void> {
+    await this.halt(seed);
     await this.boot();
   }
 
   async reboot(): Promise<void> {
     await this.engine.stop();
+    await this.bootAfterStop();
+  }
+
+  /** A new process: what the one that has stopped could not close is dead. */
+  async bootAfterStop(): Promise<void> {
+    for (const disk of this.disks.values()) disk.kill();
     await this.boot();
   }
 

@@ -9,24 +9,17 @@
  *   2. A caller of `sync` waits for an fdatasync that started after its call and after its appends were stored.
  *   3. After a failed sync, or a failed write that could not be undone, the log takes nothing more.
  *   4. After running out of space nothing of the failed frames is left, durably, and later appends are taken again.
- *   5. What `open` has replayed is durable (data-safety 1.10 rule 3).
+ *   5. What `open` has replayed is durable (data-safety 1.10 rule 3); that the name is, the caller has seen to.
  * Layout: docs/file-formats.md "Frame log". Source: data-safety 1.8.
  */
 import { assert } from "../../base/assert.ts";
 import { asTidemarkError, TidemarkError } from "../../base/errors.ts";
 import { STATE_LOG_FRAME_BYTES_MAX, STATE_LOG_QUEUE_BYTES_MAX, STATE_LOG_QUEUE_FRAMES_MAX } from "../../base/limits.ts";
 import { loadCore } from "../map/core.ts";
-import {
-  decodeLogHeader,
-  encodeFrame,
-  encodeLogHeader,
-  FRAME_HEADER_BYTES,
-  type FrameType,
-  LOG_HEADER_BYTES,
-} from "./frame.ts";
-import { replayFrames } from "./frame-replay.ts";
-import { replaceFile, syncFound } from "./replace-file.ts";
-import { corruptFile, type StateFile, type StateFiles, wasOutOfSpace } from "./state-files.ts";
+import { encodeFrame, encodeLogHeader, FRAME_HEADER_BYTES, type FrameType, LOG_HEADER_BYTES } from "./frame.ts";
+import { checkLogName, readLog } from "./frame-replay.ts";
+import { replaceFile } from "./replace-file.ts";
+import { type StateFile, type StateFiles, wasOutOfSpace } from "./state-files.ts";
 
 /** One write takes at most so much from the queue, or one frame. */
 const GROUP_BYTES_MAX = 1024 * 1024;
@@ -99,7 +92,7 @@ export class FrameLog {
     first?: Uint8Array,
   ): Promise<FrameLog> {
     await loadCore();
-    checkName(path, number);
+    checkLogName(path, number);
     const { bytes: header, checksum: logChecksum } = encodeLogHeader({ kind, ownerId, number });
     const end: End = { offsetBytes: LOG_HEADER_BYTES, sequence: 0, checksum: logChecksum };
     const file = await replaceFile(files, path, async (fresh) => {
@@ -127,10 +120,8 @@ export class FrameLog {
     await loadCore();
     const file = await files.open(path, { create: "must-exist" });
     try {
-      await syncFound(files, file);
-      const { number, checksum } = decodeLogHeader(path, await file.read(0, LOG_HEADER_BYTES), kind, ownerId);
-      checkName(path, number);
-      const found = await replayFrames(file, checksum, onFrame);
+      await file.sync();
+      const { number, checksum, end: found } = await readLog(file, kind, ownerId, onFrame);
       const tornBytes = found.fileBytes - found.endBytes;
       if (tornBytes > 0) {
         await file.truncate(found.endBytes);
@@ -345,8 +336,20 @@ function encodeGroup(
   return { bytes, end: { offsetBytes: end.offsetBytes + total, sequence, checksum } };
 }
 
-function checkName(path: string, number: number): void {
-  const named = /-(\d+)\.log$/.exec(path)?.[1];
-  if (named === undefined || Number(named) === number) return;
-  throw corruptFile(path, `holds log number ${number}`, { number: String(number) });
+/** Reads a log for one look at it: makes durable what is there, cuts off nothing. Throws what `FrameLog.open` throws. */
+export async function readFoundLog(
+  files: StateFiles,
+  path: string,
+  kind: string,
+  ownerId: string,
+  onFrame: (payload: Uint8Array, sequence: number) => void,
+): Promise<void> {
+  await loadCore();
+  const file = await files.open(path, { create: "must-exist" });
+  try {
+    await file.sync();
+    await readLog(file, kind, ownerId, onFrame);
+  } finally {
+    await file.close();
+  }
 }

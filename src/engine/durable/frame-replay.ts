@@ -7,9 +7,12 @@
  * Memory: one window of the file, as large as the largest frame at most.
  */
 
+import { AssertionError } from "../../base/assert.ts";
+import { asTidemarkError } from "../../base/errors.ts";
 import { FileWindow, WINDOW_BYTES } from "./file-window.ts";
 import {
   decodeFrameHeader,
+  decodeLogHeader,
   FRAME_HEADER_BYTES,
   FRAME_MAGIC,
   type FrameHeader,
@@ -31,7 +34,29 @@ export interface ReplayEnd {
   readonly fileBytes: number;
 }
 
-/** Gives each good frame to `onFrame`, in order. METADATA_CORRUPT names the offset. */
+/**
+ * Reads a whole log, its header included. Changes nothing: cutting off a torn tail is the caller's. METADATA_CORRUPT,
+ * SCHEMA_TOO_NEW.
+ */
+export async function readLog(
+  file: StateFile,
+  kind: string,
+  ownerId: string,
+  onFrame: (payload: Uint8Array, sequence: number) => void,
+): Promise<{ readonly number: number; readonly checksum: number; readonly end: ReplayEnd }> {
+  const { number, checksum } = decodeLogHeader(file.path, await file.read(0, LOG_HEADER_BYTES), kind, ownerId);
+  checkLogName(file.path, number);
+  return { number, checksum, end: await replayFrames(file, checksum, onFrame) };
+}
+
+/** A name of the form `<name>-<number>.log` must agree with the header. METADATA_CORRUPT. */
+export function checkLogName(path: string, number: number): void {
+  const named = /-(\d+)\.log$/.exec(path)?.[1];
+  if (named === undefined || Number(named) === number) return;
+  throw corruptFile(path, `holds log number ${number}`, { number: String(number) });
+}
+
+/** Gives each good frame to `onFrame`, in order. METADATA_CORRUPT names file and offset, also when `onFrame` cannot use it. */
 export async function replayFrames(
   file: StateFile,
   logChecksum: number,
@@ -50,7 +75,7 @@ export async function replayFrames(
     sequence++;
     if (frame.header.type === "data") {
       lastDataSequence = sequence;
-      onFrame(frame.payload.slice(), sequence);
+      give(onFrame, frame.payload.slice(), { path: file.path, sequence, offset });
     }
     offset += FRAME_HEADER_BYTES + frame.payload.length;
     checksum = frame.header.checksum;
@@ -58,6 +83,26 @@ export async function replayFrames(
   if (offset < fileBytes)
     await refuseLostFrame(file, window, { offset, fileBytes, sequence: sequence + 1, logChecksum });
   return { endBytes: offset, sequence, lastDataSequence, checksum, fileBytes };
+}
+
+/** A frame is whole and its payload still makes no sense to whoever reads it: damage of this file, at this place. */
+function give(
+  onFrame: (payload: Uint8Array, sequence: number) => void,
+  payload: Uint8Array,
+  place: { readonly path: string; readonly sequence: number; readonly offset: number },
+): void {
+  try {
+    onFrame(payload, place.sequence);
+  } catch (cause) {
+    const { code, message, detail } = asTidemarkError(cause);
+    const known = detail.metadata?.["path"] === place.path || !["METADATA_CORRUPT", "INTERNAL"].includes(code);
+    if (known || cause instanceof AssertionError) throw cause;
+    const reason = cause instanceof Error ? cause.message : message;
+    throw corruptFile(place.path, `frame ${place.sequence} at offset ${place.offset} cannot be used: ${reason}`, {
+      offset: String(place.offset),
+      sequence: String(place.sequence),
+    });
+  }
 }
 
 /** The frame at `offset` when it is whole; its place in the order is not looked at. */

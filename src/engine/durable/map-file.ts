@@ -146,7 +146,9 @@ export async function writeMap(
 }
 
 async function writeAll(file: StateFile, header: MapHeader, bitmap: PagedBitmap): Promise<number> {
-  const buffer = new Uint8Array(BUFFER_BYTES);
+  // A small map takes little: making a large buffer costs more than writing the map.
+  const pageTotal = Math.ceil(bitmap.bitCount / PAGE_BITS);
+  const buffer = new Uint8Array(Math.min(BUFFER_BYTES, (pageTotal + 1) * (RECORD_BYTES + PAGE_BYTES)));
   const totals: Totals = { setBits: 0, pages: 0, records: 0 };
   let used = 0;
   let offset = HEADER_BYTES;
@@ -157,7 +159,7 @@ async function writeAll(file: StateFile, header: MapHeader, bitmap: PagedBitmap)
     used = 0;
   };
   for (const record of recordsOf(bitmap, totals)) {
-    if (used + RECORD_BYTES + record.payload.length > BUFFER_BYTES) await flush();
+    if (used + RECORD_BYTES + record.payload.length > buffer.length) await flush();
     const head = buffer.subarray(used, used + RECORD_BYTES);
     const view = viewOf(head);
     head.fill(0);
@@ -171,7 +173,7 @@ async function writeAll(file: StateFile, header: MapHeader, bitmap: PagedBitmap)
     buffer.set(record.payload, used + RECORD_BYTES);
     used += RECORD_BYTES + record.payload.length;
   }
-  if (used + RECORD_BYTES > BUFFER_BYTES) await flush();
+  if (used + RECORD_BYTES > buffer.length) await flush();
   buffer.set(encodeTrailer(totals, checksum), used);
   used += RECORD_BYTES;
   await flush();
@@ -180,8 +182,43 @@ async function writeAll(file: StateFile, header: MapHeader, bitmap: PagedBitmap)
   return offset;
 }
 
+/** What a reader expects of a map; a size that is not known is taken from the file. */
+export type ExpectedMap = Omit<MapHeader, "bitCount"> & { readonly bitCount: number | undefined };
+
 /**
- * Reads a map; the caller disposes it. What is read is made durable first. PATH_NOT_FOUND; METADATA_CORRUPT names the file
+ * Reads all of a map as `readMap` does and keeps nothing of it: one page of memory, whatever the size. Syncs nothing.
+ * Throws what `readMap` throws.
+ */
+export async function verifyMap(files: StateFiles, path: string, expected: ExpectedMap, core: Core): Promise<void> {
+  await loadCore();
+  const file = await files.open(path, { create: "must-exist" });
+  try {
+    const head = await file.read(0, HEADER_BYTES);
+    const { bitCount, totals } = decodeHeader(path, head, expected);
+    const page = new PagedBitmap(core, bitCount, "empty");
+    try {
+      let setBits = 0;
+      await readRecords(
+        file,
+        page,
+        totals,
+        crc32c(head.subarray(0, HEADER.identityEnd)),
+        ({ firstPage, pageCount }) => {
+          const first = firstPage * PAGE_BITS;
+          setBits += page.clearRange(first, Math.min(pageCount * PAGE_BITS, bitCount - first));
+        },
+      );
+      requireSetBits(path, setBits, totals);
+    } finally {
+      page.dispose();
+    }
+  } finally {
+    await file.close();
+  }
+}
+
+/**
+ * Reads a map; the caller disposes it. A map has its name only once it is durable, so nothing is synced. PATH_NOT_FOUND; METADATA_CORRUPT names the file
  * and, where it can be told, the page; SCHEMA_TOO_NEW; MEMORY_EXHAUSTED.
  */
 export async function readMap(files: StateFiles, path: string, expected: MapHeader, core: Core): Promise<PagedBitmap> {
@@ -189,12 +226,10 @@ export async function readMap(files: StateFiles, path: string, expected: MapHead
   const file = await files.open(path, { create: "must-exist" });
   const bitmap = new PagedBitmap(core, expected.bitCount, "empty");
   try {
-    await file.sync();
     const head = await file.read(0, HEADER_BYTES);
-    const totals = decodeHeader(path, head, expected);
+    const { totals } = decodeHeader(path, head, expected);
     await readRecords(file, bitmap, totals, crc32c(head.subarray(0, HEADER.identityEnd)));
-    if (bitmap.count !== totals.setBits)
-      throw corruptFile(path, `has ${bitmap.count} set bits; its header says ${totals.setBits}`);
+    requireSetBits(path, bitmap.count, totals);
     return bitmap;
   } catch (error) {
     bitmap.dispose();
@@ -204,7 +239,19 @@ export async function readMap(files: StateFiles, path: string, expected: MapHead
   }
 }
 
-async function readRecords(file: StateFile, bitmap: PagedBitmap, totals: Totals, identity: number): Promise<void> {
+function requireSetBits(path: string, setBits: number, totals: Totals): void {
+  if (setBits === totals.setBits) return;
+  throw corruptFile(path, `has ${setBits} set bits; its header says ${totals.setBits}`);
+}
+
+/** Adds each record to `bitmap`, then calls `added`. */
+async function readRecords(
+  file: StateFile,
+  bitmap: PagedBitmap,
+  totals: Totals,
+  identity: number,
+  added: (record: PageRecord) => void = () => undefined,
+): Promise<void> {
   const { path } = file;
   const window = new FileWindow(file);
   const fileBytes = await file.size();
@@ -229,8 +276,10 @@ async function readRecords(file: StateFile, bitmap: PagedBitmap, totals: Totals,
     checksum = crc32c(payload, crc32c(record.subarray(0, RECORD.checksum), checksum));
     if (payload.length < payloadBytes || viewOf(record).getUint32(RECORD.checksum, true) !== checksum)
       throw damaged(firstPage, "is damaged, or is of another map");
-    const wrong = addRecord(bitmap, { form, firstPage, pageCount, payload }, nextPage);
+    const pageRecord: PageRecord = { form, firstPage, pageCount, payload };
+    const wrong = addRecord(bitmap, pageRecord, nextPage);
     if (wrong) throw damaged(firstPage, wrong);
+    added(pageRecord);
     nextPage = firstPage + pageCount;
     pages += pageCount;
     offset += RECORD_BYTES + payloadBytes;
@@ -267,7 +316,11 @@ function encodeHeader(header: MapHeader, totals: Totals): Uint8Array {
   return bytes;
 }
 
-function decodeHeader(path: string, bytes: Uint8Array, expected: MapHeader): Totals {
+function decodeHeader(
+  path: string,
+  bytes: Uint8Array,
+  expected: ExpectedMap,
+): { readonly bitCount: number; readonly totals: Totals } {
   const view = viewOf(bytes);
   const whole = bytes.length === HEADER_BYTES && getText(bytes, HEADER.magic, 8) === MAP_MAGIC;
   if (!whole || view.getUint32(TOTALS.checksum, true) !== crc32c(bytes.subarray(0, TOTALS.checksum)))
@@ -281,15 +334,18 @@ function decodeHeader(path: string, bytes: Uint8Array, expected: MapHeader): Tot
     bitCount: getWhole(view, HEADER.bitCount),
   };
   for (const name of ["kind", "ownerId", "generation", "bitCount"] as const) {
-    if (found[name] === expected[name]) continue;
+    if (found[name] === expected[name] || (name === "bitCount" && expected.bitCount === undefined)) continue;
     throw corruptFile(path, `belongs to another map: ${name} is ${found[name]}, not ${expected[name]}`, {
       belongsTo: `${found.kind} ${found.ownerId} generation ${found.generation}`,
     });
   }
   return {
-    setBits: getWhole(view, TOTALS.setBits),
-    pages: getWhole(view, TOTALS.pages),
-    records: getWhole(view, TOTALS.records),
+    bitCount: found.bitCount,
+    totals: {
+      setBits: getWhole(view, TOTALS.setBits),
+      pages: getWhole(view, TOTALS.pages),
+      records: getWhole(view, TOTALS.records),
+    },
   };
 }
 

@@ -5,17 +5,21 @@
  * Files: `points-<n>.log`; the highest number is in use. A record is needed until every session of it has a checkpoint of
  * its own and every activity log has its seal durably; then a new log is begun and the older ones are removed. All that
  * are there are read, in order: whether the making of the newest was reported as failed does not matter.
- * A log that is damaged is set aside as `points-<n>.log.damaged`, for whoever wants to look at it.
+ * A log that is damaged is set aside as `points-<n>.log.damaged`, for whoever wants to look at it, once what follows from
+ * the damage is durable.
  * Payload: length of the JSON part (u32, little-endian), JSON, then the encoded maps in the order of the sessions.
  * Source: data-safety 2.5 ("group record durable = commit point of all"); formats: docs/file-formats.md.
  */
 import { asTidemarkError, TidemarkError } from "../../base/errors.ts";
 import { granuleCountOf } from "../../base/units.ts";
+import { REGION_BITS_BYTES } from "../durable/activity-frames.ts";
+import { parseJson } from "../durable/fields.ts";
 import { FrameLog } from "../durable/frame-log.ts";
 import { decodeMap, encodeMap } from "../durable/map-file.ts";
-import { isDamage, type StateFiles } from "../durable/state-files.ts";
+import { corruptFile, isDamage, type StateFiles } from "../durable/state-files.ts";
 import type { Core } from "../map/core.ts";
 import { PagedBitmap } from "../map/paged-bitmap.ts";
+import { SESSIONS_DIRECTORY } from "./session-files.ts";
 import { decodeSessionRecord, type SessionRecord } from "./session-record.ts";
 
 /** What happened to the chain of one volume at a point. */
@@ -69,27 +73,32 @@ export class PointsLog {
   #records: number;
   /** Logs before the one in use, not yet removed. */
   #older: number[];
+  /** Logs that could not be read, until they are set aside. */
+  #damaged: number[];
 
-  private constructor(files: StateFiles, log: FrameLog, found: { number: number; records: number; older: number[] }) {
+  private constructor(
+    files: StateFiles,
+    log: FrameLog,
+    found: { number: number; records: number; older: number[]; damaged: number[] },
+  ) {
     this.#files = files;
     this.#log = log;
     this.#number = found.number;
     this.#records = found.records;
     this.#older = found.older;
+    this.#damaged = found.damaged;
   }
 
   /** Opens the logs and reads their points, oldest first. SCHEMA_TOO_NEW, and what the disk may throw. */
   static async open(files: StateFiles, core: Core): Promise<FoundPoints> {
     const names = await files.list("");
-    const numbers = names
-      .map((name) => Number(/^points-(\d+)\.log$/.exec(name)?.[1] ?? 0))
-      .filter((number) => number > 0);
+    const numbers = pointsLogNumbers(names);
     const used = Math.max(0, ...names.map((name) => Number(/^points-(\d+)\.log/.exec(name)?.[1] ?? 0)));
-    numbers.sort((a, b) => a - b);
     const points: RecoveredPoint[] = [];
     const kept: number[] = [];
+    const damaged: number[] = [];
     let newest: FrameLog | undefined;
-    let damage: TidemarkError | undefined;
+    let damage = numbers.length === 0 ? await missingLog(files) : undefined;
     for (const number of numbers) {
       try {
         const read = await readLog(files, number, core);
@@ -101,17 +110,24 @@ export class PointsLog {
         const error = asTidemarkError(cause);
         if (!isDamage(error)) throw error;
         damage ??= error;
-        await files.rename(nameOf(number), `${nameOf(number)}.damaged`);
-        await files.syncDirectory("");
+        damaged.push(number);
       }
     }
     if (newest && kept.at(-1) === used) {
-      const found = { number: used, records: points.length, older: kept.slice(0, -1) };
+      const found = { number: used, records: points.length, older: kept.slice(0, -1), damaged };
       return { log: new PointsLog(files, newest, found), points, damage };
     }
     await newest?.close();
-    const found = { number: used + 1, records: points.length, older: kept };
+    const found = { number: used + 1, records: points.length, older: kept, damaged };
     return { log: new PointsLog(files, await create(files, used + 1), found), points, damage };
+  }
+
+  /** What follows from the damage is durable elsewhere: until then every start has to find it again. */
+  async setAsideDamaged(): Promise<void> {
+    for (const number of this.#damaged)
+      await this.#files.rename(pointsLogName(number), `${pointsLogName(number)}.damaged`);
+    if (this.#damaged.length > 0) await this.#files.syncDirectory("");
+    this.#damaged = [];
   }
 
   get records(): number {
@@ -140,7 +156,7 @@ export class PointsLog {
     this.#number++;
     this.#records = 0;
     await old.close();
-    for (const number of this.#older) await this.#files.remove(nameOf(number));
+    for (const number of this.#older) await this.#files.remove(pointsLogName(number));
     this.#older = [];
   }
 
@@ -149,12 +165,31 @@ export class PointsLog {
   }
 }
 
-function nameOf(number: number): string {
+/** A box that has sessions has had a points log since the first of them. */
+export async function missingLog(files: StateFiles): Promise<TidemarkError | undefined> {
+  const sessions = (await files.exists(SESSIONS_DIRECTORY)) ? await files.list(SESSIONS_DIRECTORY) : [];
+  if (sessions.length === 0) return undefined;
+  const path = "points-*.log";
+  return new TidemarkError("PATH_NOT_FOUND", {
+    message: `${path}: there is none, though there are copies`,
+    hint: "put the file back if it was moved; otherwise run the copies that have failed again",
+    metadata: { path },
+  });
+}
+
+/** Numbers of the logs among these names, oldest first. */
+export function pointsLogNumbers(names: readonly string[]): number[] {
+  const numbers = names.map((name) => Number(/^points-(\d+)\.log$/.exec(name)?.[1] ?? 0));
+  return numbers.filter((number) => number > 0).sort((a, b) => a - b);
+}
+
+/** File of log `number`. */
+export function pointsLogName(number: number): string {
   return `points-${number}.log`;
 }
 
 async function create(files: StateFiles, number: number): Promise<FrameLog> {
-  const log = await FrameLog.create(files, nameOf(number), "box", "points", number);
+  const log = await FrameLog.create(files, pointsLogName(number), "box", "points", number);
   await files.syncDirectory("");
   return log;
 }
@@ -164,39 +199,97 @@ async function readLog(
   number: number,
   core: Core,
 ): Promise<{ log: FrameLog; points: RecoveredPoint[] }> {
+  const path = pointsLogName(number);
   const payloads: Uint8Array[] = [];
-  const log = await FrameLog.open(files, nameOf(number), "box", "points", (payload) => {
+  const points: RecoveredPoint[] = [];
+  const log = await FrameLog.open(files, path, "box", "points", (payload) => {
     payloads.push(payload.slice());
   });
   try {
-    return { log, points: payloads.map((payload) => decodePoint(payload, core)) };
+    for (const payload of payloads) points.push(decodePoint(path, payload, core));
+    return { log, points };
   } catch (error) {
+    for (const { maps } of points) for (const map of maps.values()) map.dispose();
     await log.close();
     throw error;
   }
 }
 
-function decodePoint(payload: Uint8Array, core: Core): RecoveredPoint {
-  const bytes = Buffer.from(payload.buffer, payload.byteOffset, payload.byteLength);
-  const jsonEnd = 4 + bytes.readUInt32LE(0);
-  if (jsonEnd > bytes.length)
-    throw new TidemarkError("METADATA_CORRUPT", {
-      message: "points log: a record is shorter than it says",
-      hint: "keep the state directory as it is and report this",
-    });
-  const part = JSON.parse(bytes.toString("utf8", 4, jsonEnd)) as JsonPart;
+/** One record of the log at `path`; the caller disposes its maps. METADATA_CORRUPT. */
+export function decodePoint(path: string, payload: Uint8Array, core: Core): RecoveredPoint {
+  const { part, mapsOffset } = decodeJsonPart(path, payload);
   const maps = new Map<string, PagedBitmap>();
-  let offset = jsonEnd;
-  const sessions = part.sessions.map(decodeSessionRecord);
-  sessions.forEach((session, index) => {
-    const length = part.mapLengths[index] ?? 0;
-    const granuleCount = granuleCountOf(session.source.lengthBytes);
-    if (length === FULL_MAP) {
-      maps.set(session.id, new PagedBitmap(core, granuleCount, "full"));
-      return;
-    }
-    maps.set(session.id, decodeMap(payload.subarray(offset, offset + length), granuleCount, core));
-    offset += length;
-  });
-  return { pointMs: part.pointMs, sessions, seals: part.seals, logicalChanges: part.logicalChanges, maps };
+  let offset = mapsOffset;
+  try {
+    part.sessions.forEach((session, index) => {
+      const length = part.mapLengths[index] ?? 0;
+      const granuleCount = granuleCountOf(session.source.lengthBytes);
+      if (length === FULL_MAP) {
+        maps.set(session.id, new PagedBitmap(core, granuleCount, "full"));
+        return;
+      }
+      maps.set(session.id, decodeMap(payload.subarray(offset, offset + length), granuleCount, core));
+      offset += length;
+    });
+  } catch (cause) {
+    for (const map of maps.values()) map.dispose();
+    throw inFile(path, cause);
+  }
+  const { pointMs, sessions, seals, logicalChanges } = part;
+  return { pointMs, sessions, seals, logicalChanges, maps };
+}
+
+function decodeJsonPart(path: string, payload: Uint8Array): { part: JsonPart; mapsOffset: number } {
+  const view = new DataView(payload.buffer, payload.byteOffset, payload.byteLength);
+  const jsonEnd = payload.length < 4 ? Number.POSITIVE_INFINITY : 4 + view.getUint32(0, true);
+  if (jsonEnd > payload.length) throw corruptFile(path, "a point in it is shorter than it says");
+  let value: unknown;
+  try {
+    value = parseJson(payload.subarray(4, jsonEnd));
+  } catch {
+    throw corruptFile(path, "a point in it is no JSON");
+  }
+  const part = value as JsonPart | null;
+  if (part === null || !isPoint(part)) throw corruptFile(path, "a point in it makes no sense");
+  try {
+    return { part: { ...part, sessions: part.sessions.map(decodeSessionRecord) }, mapsOffset: jsonEnd };
+  } catch (cause) {
+    throw inFile(path, cause);
+  }
+}
+
+/** All but the sessions, whose records have a check of their own. */
+function isPoint({ pointMs, sessions, seals, logicalChanges, mapLengths }: JsonPart): boolean {
+  if (!isWhole(pointMs) || ![sessions, seals, logicalChanges, mapLengths].every(Array.isArray)) return false;
+  return (
+    mapLengths.length === sessions.length &&
+    mapLengths.every((length) => length === FULL_MAP || isWhole(length)) &&
+    seals.every(isSeal) &&
+    logicalChanges.every(
+      (change) =>
+        typeof change?.uid === "string" && isWhole(change.epoch) && sessions.some(({ id }) => id === change.sessionId),
+    )
+  );
+}
+
+function isSeal(seal: VolumeSeal | null): boolean {
+  if (typeof seal?.uid !== "string" || !isWhole(seal.sealedEpoch) || !isWhole(seal.openedEpoch)) return false;
+  if (seal.openedEpoch <= seal.sealedEpoch || !isWhole(seal.beginMs) || !Array.isArray(seal.hotBits)) return false;
+  return seal.hotBits.every(
+    (hot) => isWhole(hot?.region) && hot.region < 2 ** 32 && typeof hot.bits === "string" && isRegionBits(hot.bits),
+  );
+}
+
+function isRegionBits(base64: string): boolean {
+  return Buffer.from(base64, "base64").length === REGION_BITS_BYTES;
+}
+
+function isWhole(value: unknown): value is number {
+  return Number.isSafeInteger(value) && (value as number) >= 0;
+}
+
+/** Damage found by a decoder that does not know the file; everything else is as it was. */
+function inFile(path: string, cause: unknown): unknown {
+  const error = asTidemarkError(cause);
+  return error.code === "METADATA_CORRUPT" ? corruptFile(path, error.message) : cause;
 }

@@ -26,6 +26,7 @@ import { moveNow } from "./demand-copy.ts";
 import { bytesOfGranules, type GranuleRun, granulesDone, granulesOfSide, moveRun } from "./extents.ts";
 import type { SessionFiles } from "./session-files.ts";
 import type { SessionRecord } from "./session-record.ts";
+import { type EndOfSession, statusOf } from "./session-status.ts";
 import type { SessionState } from "./transitions.ts";
 
 /** What a session tells its owner. */
@@ -446,13 +447,6 @@ export class CopySession {
     this.progress.granulesAtStart = this.pending.count;
   }
 
-  #etaSeconds(): number {
-    const done = this.progress.granulesAtStart - this.pending.count;
-    const elapsedMs = this.#ports.clock.monotonicMs() - this.progress.sinceMs;
-    if (this.state !== "live" || done <= 0 || this.pending.count === 0) return 0;
-    return Math.max(1, Math.round((elapsedMs * this.pending.count) / done / 1000));
-  }
-
   record(): SessionRecord {
     return {
       id: this.id,
@@ -481,38 +475,8 @@ export class CopySession {
   }
 
   /** `ended` is given once the session is over. */
-  status(ended?: { phase: "completed" | "cancelled"; atMs: number }): SessionStatus {
-    const changed = this.changedSincePoint("both");
-    const changedGranules = changed.count;
-    changed.dispose();
-    const phase = ended?.phase ?? (this.state === "failed" ? "failed" : this.copying ? "copying" : "tracking");
-    return {
-      id: this.id,
-      source: this.source,
-      destination: this.destination,
-      kind: this.kind,
-      phase,
-      tracking: this.tracking,
-      pace: this.pace,
-      createdMs: this.createdMs,
-      pointMs: this.pointMs,
-      endedMs: ended?.atMs,
-      reason: this.reason,
-      generation: this.generation,
-      plannedGranules: this.plannedGranules,
-      pendingGranules: this.pending.count,
-      changedGranules,
-      totalGranules: this.granuleCount,
-      bytesPlanned: this.bytesPlanned,
-      bytesCopied: this.bytesCopied,
-      bytesZeroed: this.bytesZeroed,
-      bytesCloned: this.bytesCloned,
-      sourceEpoch: this.sourceEpoch,
-      destinationEpoch: this.destinationEpoch,
-      barrierMicroseconds: this.barrierMicroseconds,
-      etaSeconds: this.#etaSeconds(),
-      failure: this.failure,
-    };
+  status(ended?: EndOfSession): SessionStatus {
+    return statusOf(this, this.#ports.clock.monotonicMs(), ended);
   }
 
   dispose(): void {

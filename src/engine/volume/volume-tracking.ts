@@ -14,7 +14,7 @@ import { TidemarkError } from "../../base/errors.ts";
 import { granulesTouched } from "../../base/units.ts";
 import { REGION_BITS_BYTES, REGION_GRANULES, type RegionBits } from "../durable/activity-frames.ts";
 import { ActivityLog, type ActivityLogOptions } from "../durable/activity-log.ts";
-import { readMap, writeMap } from "../durable/map-file.ts";
+import { type MapHeader, readMap, writeMap } from "../durable/map-file.ts";
 import type { StateFiles } from "../durable/state-files.ts";
 import { Superblock } from "../durable/superblock.ts";
 import type { PagedBitmap } from "../map/paged-bitmap.ts";
@@ -40,6 +40,8 @@ export class VolumeTracking {
   #marksNoted = 0;
   #marksKept = 0;
   #checkpointing = false;
+  /** Granules of each epoch in the map file that the superblock names. */
+  #inFiles: ReadonlyMap<number, { readonly count: number; readonly serial: number }> = new Map();
 
   private constructor(options: {
     ports: EnginePorts;
@@ -83,9 +85,11 @@ export class VolumeTracking {
     const { files } = ports;
     const directory = directoryOf(volume.uid);
     if (!(await files.exists(`${directory}/super`))) return undefined;
+    await files.syncDirectory(directory); // after a kill the names need not be durable (data-safety 1.10 rule 3)
     const superblock = await Superblock.open(files, `${directory}/super`, "volume", volume.uid, decodeVolumeRecord);
     const record = superblock.value;
     const epochs: Epoch[] = [];
+    const inFiles = new Map<number, { count: number; serial: number }>();
     try {
       for (const [id, beginMs, trust, serial] of record.epochs) {
         const header = {
@@ -97,11 +101,9 @@ export class VolumeTracking {
         const path = `${directory}/${mapFileOf(id, serial)}`;
         const map = serial > 0 ? await readMap(files, path, header, ports.core) : volume.chain.newMap();
         epochs.push({ id, beginMs, map, trust: TRUSTS[trust] ?? "lost" });
+        inFiles.set(id, { count: map.count, serial });
       }
-      const numbers = (await files.list(directory))
-        .map((name) => Number(/^al-(\d+)\.log$/.exec(name)?.[1] ?? 0))
-        .filter((number) => number >= record.log)
-        .sort((a, b) => a - b);
+      const numbers = activityLogNumbers(await files.list(directory), record.log);
       if (numbers[0] !== record.log)
         throw new TidemarkError("METADATA_CORRUPT", {
           message: `${directory}: the activity log al-${record.log}.log is missing`,
@@ -112,6 +114,7 @@ export class VolumeTracking {
       const open = epochOf(epochs, replay.openEpoch, volume);
       addBits(open, replay.regionBits);
       const tracking = new VolumeTracking({ ports, volume, superblock, activity: log, openEpoch: replay.openEpoch });
+      tracking.#inFiles = inFiles;
       const last = tracking.#applyPoints(epochs, points, open);
       for (const region of replay.hotRegions) {
         setRegion(last, region);
@@ -284,24 +287,36 @@ export class VolumeTracking {
       const serial = ++this.#serial;
       await this.activity.checkpoint(number);
       const marks = this.#marksNoted; // in the same turn as the copies, which have them
-      const copies = this.#volume.chain.epochs.map((epoch) => ({ ...epoch, map: epoch.map.clone() }));
-      const directory = directoryOf(this.#volume.uid);
-      const epochs: EpochEntry[] = [];
-      try {
-        for (const epoch of copies) {
-          const { id, map } = epoch;
-          const header = { kind: "epoch" as const, ownerId: this.#volume.uid, generation: id, bitCount: map.bitCount };
-          await writeMap(this.#files, `${directory}/${mapFileOf(id, serial)}`, header, map);
-          epochs.push(entryOf(epoch, serial));
-        }
-      } finally {
-        for (const { map } of copies) map.dispose();
-      }
+      const written = this.#volume.chain.epochs.map((epoch) => this.#toWrite(epoch, serial));
       const nextEpoch = this.#volume.chain.nextId;
+      const directory = directoryOf(this.#volume.uid);
+      try {
+        for (const { id, copy } of written)
+          if (copy)
+            await writeMap(this.#files, `${directory}/${mapFileOf(id, serial)}`, this.#headerOf(id, copy), copy);
+      } finally {
+        for (const { copy } of written) copy?.dispose();
+      }
+      const epochs = written.map(({ entry }) => entry);
       await this.#super.store({ uid: this.#volume.uid, nextEpoch, log: number, serial, epochs });
+      this.#inFiles = new Map(written.map(({ id, count, entry }) => [id, { count, serial: entry[3] }]));
       this.#marksKept = marks;
       await this.#removeLeftovers(directory);
     });
+  }
+
+  /** An epoch only ever gains granules: as many as in its file are the same ones, and an empty one needs no file. */
+  #toWrite(epoch: Epoch, serial: number): { id: number; count: number; entry: EpochEntry; copy?: PagedBitmap } {
+    const { id, map } = epoch;
+    const { count } = map;
+    const known = this.#inFiles.get(id);
+    if (count === 0) return { id, count, entry: entryOf(epoch, 0) };
+    if (known?.count === count) return { id, count, entry: entryOf(epoch, known.serial) };
+    return { id, count, entry: entryOf(epoch, serial), copy: map.clone() };
+  }
+
+  #headerOf(id: number, { bitCount }: PagedBitmap): MapHeader {
+    return { kind: "epoch", ownerId: this.#volume.uid, generation: id, bitCount };
   }
 
   async #removeLeftovers(directory: string): Promise<void> {
@@ -342,6 +357,12 @@ function newSuperblock(
   const record: VolumeRecord = { uid: volume.uid, nextEpoch: volume.chain.nextId, log, serial, epochs };
   const path = `${directoryOf(volume.uid)}/super`;
   return Superblock.create(files, path, "volume", volume.uid, record, decodeVolumeRecord, replaces);
+}
+
+/** Numbers of the activity logs among these names from `first` on, ascending. */
+export function activityLogNumbers(names: readonly string[], first: number): number[] {
+  const numbers = names.map((name) => Number(/^al-(\d+)\.log$/.exec(name)?.[1] ?? 0));
+  return numbers.filter((number) => number >= first).sort((a, b) => a - b);
 }
 
 /** Number in the name of a map or an activity log. */

@@ -1,0 +1,86 @@
+/**
+ * One check a format: superblock, map file, frame log. Each reads the whole file through the production decoder, changes
+ * nothing, and reports what it finds instead of throwing.
+ */
+import { AssertionError } from "../../base/assert.ts";
+import { readLog } from "../durable/frame-replay.ts";
+import { type ExpectedMap, verifyMap } from "../durable/map-file.ts";
+import type { StateFiles } from "../durable/state-files.ts";
+import { SUPERBLOCK_SLOT_BYTES, Superblock, type SuperblockKind } from "../durable/superblock.ts";
+import type { Core } from "../map/core.ts";
+import { type FindingContext, type FindingList, findingOf, harmless } from "./finding.ts";
+
+/** What a check works on. */
+export interface Checks {
+  /** Read-only: read-only-files.ts. */
+  readonly files: StateFiles;
+  readonly core: Core;
+  readonly findings: FindingList;
+  readonly tally: { files: number };
+}
+
+/** The record that counts; undefined when there is none to rely on. */
+export async function checkSuperblock<T>(
+  checks: Checks,
+  context: FindingContext,
+  owner: { readonly kind: SuperblockKind; readonly id: string },
+  decode: (value: unknown) => T,
+): Promise<T | undefined> {
+  const { path } = context;
+  return reporting(checks, context, async () => {
+    const superblock = await Superblock.open(checks.files, path, owner.kind, owner.id, decode);
+    const { value, damagedSlot } = superblock;
+    await superblock.close();
+    if (damagedSlot !== undefined) {
+      const message = `slot ${damagedSlot} is damaged or older than it should be; the other slot counts`;
+      const offsetBytes = damagedSlot * SUPERBLOCK_SLOT_BYTES;
+      checks.findings.add({ ...harmless("stale", { ...context, message, offsetBytes }), page: damagedSlot });
+    }
+    return value;
+  });
+}
+
+/** False when the map cannot be relied on. */
+export async function checkMap(checks: Checks, context: FindingContext, expected: ExpectedMap): Promise<boolean> {
+  const whole = await reporting(checks, context, async () => {
+    await verifyMap(checks.files, context.path, expected, checks.core);
+    return true;
+  });
+  return whole ?? false;
+}
+
+/** False when the log cannot be relied on; then what `onPayload` has received counts for nothing. */
+export async function checkLog(
+  checks: Checks,
+  context: FindingContext,
+  owner: { readonly kind: string; readonly id: string },
+  onPayload: (payload: Uint8Array) => void,
+): Promise<boolean> {
+  const whole = await reporting(checks, context, async () => {
+    const file = await checks.files.open(context.path, { create: "must-exist" });
+    try {
+      const { end } = await readLog(file, owner.kind, owner.id, onPayload);
+      const tornBytes = end.fileBytes - end.endBytes;
+      if (tornBytes > 0) {
+        const message = `the last ${tornBytes} bytes are no whole record: nobody was told that they were durable`;
+        checks.findings.add(harmless("torn-tail", { ...context, message, offsetBytes: end.endBytes }));
+      }
+      return true;
+    } finally {
+      await file.close();
+    }
+  });
+  return whole ?? false;
+}
+
+/** The step's result; undefined, and a finding, when it throws. */
+async function reporting<T>(checks: Checks, context: FindingContext, step: () => Promise<T>): Promise<T | undefined> {
+  checks.tally.files++;
+  try {
+    return await step();
+  } catch (error) {
+    if (error instanceof AssertionError) throw error;
+    checks.findings.add(findingOf(error, context));
+    return undefined;
+  }
+}
