@@ -443,3 +443,17 @@ test.serial(
     await fixture.stop();
     await fixture.start();
     const { copies } = await call(fixture.clients.copies, "restartCopy", { ids: [id], requestId: "" });
+    t.is(copies[0]?.plannedGranules, BigInt(2 + region), "exactly what was acknowledged");
+    await copied(fixture, id);
+    for (let at = 0; at <= region * 4 * MiB; at += 4 * MiB)
+      t.true((await read(fixture, "b", at, 16384)).equals(await read(fixture, "a", at, 16384)), `at ${at}`);
+    await start(fixture, "a", "c");
+  },
+);
+
+async function succeeds(run: () => Promise<unknown>): Promise<boolean> {
+  return run().then(
+    () => true,
+    () => false,
+  );
+}
