@@ -112,6 +112,10 @@ export const NBD_HANDSHAKE_TIMEOUT_MS = 10_000;
 /** Per connection: reading pauses above this much unanswered data. */
 export const NBD_IN_FLIGHT_BYTES_MAX = 64 * MiB;
 export const NBD_IN_FLIGHT_REQUESTS_MAX = 1024;
+/** All connections together, beside a small share of each: four that use all they may, in half of the daemon's 512 MiB. */
+export const NBD_IN_FLIGHT_TOTAL_BYTES_MAX = 256 * MiB;
+/** A client that holds such memory, and for so long neither reads nor sends while others wait for it, is hung up on. */
+export const NBD_MEMORY_STALL_MS = 30_000;
 /** gRPC: one message; volume data is streamed in pieces below it. */
 export const RPC_MESSAGE_BYTES_MAX = 4 * MiB;
 export const RPC_CHUNK_BYTES = 1 * MiB;
