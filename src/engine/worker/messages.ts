@@ -42,6 +42,8 @@ const METHODS: Readonly<Record<EngineMethod, true>> = {
   exportStatus: true,
 };
 
+export const ENGINE_METHODS = Object.keys(METHODS) as readonly EngineMethod[];
+
 export function isEngineMethod(name: string): name is EngineMethod {
   return Object.hasOwn(METHODS, name);
 }
