@@ -75,6 +75,8 @@ export const ACTIVITY_SLOTS = 1024;
 export const ACTIVITY_WAITERS_MAX = 262_144;
 /** Beyond this size an activity log is worth a checkpoint: replaying it takes some tenths of a second. */
 export const ACTIVITY_LOG_CHECKPOINT_BYTES = 16 * MiB;
+/** Maps of one point beyond this go into files of their own, so that its record fits into a frame. */
+export const POINT_MAPS_BYTES_MAX = 16 * MiB;
 /** State logs: one frame, and what may wait to be written; a map that needs more goes into a file of its own. */
 export const STATE_LOG_FRAME_BYTES_MAX = 64 * MiB;
 export const STATE_LOG_QUEUE_BYTES_MAX = 128 * MiB;

@@ -174,11 +174,10 @@ function notRegistered({ source, destination }: SessionRecord): TidemarkError {
 function newestPoint(
   points: readonly RecoveredPoint[],
   id: string,
-): { record: SessionRecord; map: PagedBitmap } | undefined {
+): { record: SessionRecord; map: PagedBitmap | undefined } | undefined {
   for (const point of [...points].reverse()) {
     const record = point.sessions.find((session) => session.id === id);
-    const map = point.maps.get(id);
-    if (record && map) return { record, map };
+    if (record) return { record, map: point.maps.get(id) };
   }
   return undefined;
 }
