@@ -92,7 +92,9 @@ export function decodeSessionRecord(value: unknown): SessionRecord {
     if (lengthBytes <= 0 || offsetBytes < 0 || offsetBytes + lengthBytes > VOLUME_SIZE_BYTES_MAX) return bad(side);
   }
   if (record["end"] !== undefined && !isEnd(record["end"])) return bad("end");
-  if ((value as SessionRecord).source.lengthBytes !== (value as SessionRecord).destination.lengthBytes)
+  const { state, source, destination } = value as SessionRecord;
+  // What a point makes of a larger destination is decided when it is fired.
+  if (state !== "creating" && source.lengthBytes !== destination.lengthBytes)
     return bad("destination.lengthBytes");
   // JSON leaves undefined fields out.
   return {
