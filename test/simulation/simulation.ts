@@ -58,7 +58,10 @@ class Simulation {
     this.#examination = new Examination(this.#stage, this.#operator);
     const { box, judge, oracle } = this.#stage;
     box.onEvent = (event) => this.#operator.hear(event);
-    box.onStateFailure = () => judge.fault("state-failure");
+    box.onStateFailure = (operation) => {
+      judge.fault("state-failure");
+      if (operation === "read") judge.fault("state-damage");
+    };
     for (const [volume, disk] of box.disks.entries()) disk.onFailure = () => oracle.deviceLost(volume);
   }
 

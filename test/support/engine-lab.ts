@@ -153,7 +153,7 @@ export class EngineLab {
       },
       ports: async () => ({
         files: this.#filesOfProcess(),
-        mover: smallJobs(createMover({ workers: 0 }), this.#jobBytes),
+        mover: smallJobs(createMover({ workers: 0, clock: this.clock }), this.#jobBytes),
         identityOf: async (path) => this.disk(path).identity ?? [path],
         openDevice: async (path) => {
           const device = await this.disk(path).open();
@@ -203,6 +203,12 @@ export class EngineLab {
 
   async reboot(): Promise<void> {
     await this.engine.stop();
+    await this.bootAfterStop();
+  }
+
+  /** A new process: what the one that has stopped could not close is dead. */
+  async bootAfterStop(): Promise<void> {
+    for (const disk of this.disks.values()) disk.kill();
     await this.boot();
   }
 
