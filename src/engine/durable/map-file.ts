@@ -14,7 +14,7 @@ import { assert } from "../../base/assert.ts";
 import { asTidemarkError, TidemarkError } from "../../base/errors.ts";
 import { STATE_OWNER_BYTES_MAX } from "../../base/limits.ts";
 import { type Core, crc32c, loadCore } from "../map/core.ts";
-import { PagedBitmap } from "../map/paged-bitmap.ts";
+import { BITMAP_BITS_MAX, PagedBitmap } from "../map/paged-bitmap.ts";
 import { getText, getWhole, KIND_FIELD_BYTES, OWNER_FIELD_BYTES, putText, putWhole, viewOf } from "./fields.ts";
 import { FileWindow } from "./file-window.ts";
 import {
@@ -339,14 +339,14 @@ function decodeHeader(
       belongsTo: `${found.kind} ${found.ownerId} generation ${found.generation}`,
     });
   }
-  return {
-    bitCount: found.bitCount,
-    totals: {
-      setBits: getWhole(view, TOTALS.setBits),
-      pages: getWhole(view, TOTALS.pages),
-      records: getWhole(view, TOTALS.records),
-    },
+  const totals = {
+    setBits: getWhole(view, TOTALS.setBits),
+    pages: getWhole(view, TOTALS.pages),
+    records: getWhole(view, TOTALS.records),
   };
+  const possible = found.bitCount > 0 && found.bitCount <= BITMAP_BITS_MAX && !Object.values(totals).some(Number.isNaN);
+  if (!possible) throw corruptFile(path, "the header of the map makes no sense", { offset: "0" });
+  return { bitCount: found.bitCount, totals };
 }
 
 function encodeTrailer(totals: Totals, checksum: number): Uint8Array {
