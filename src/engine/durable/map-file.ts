@@ -193,13 +193,15 @@ export async function verifyMap(files: StateFiles, path: string, expected: Expec
   await loadCore();
   const file = await files.open(path, { create: "must-exist" });
   try {
-    const head = await file.read(0, HEADER_BYTES);
+    const window = await FileWindow.over(file);
+    const head = Uint8Array.from(await window.at(0, HEADER_BYTES));
     const { bitCount, totals } = decodeHeader(path, head, expected);
     const page = new PagedBitmap(core, bitCount, "empty");
     try {
       let setBits = 0;
       await readRecords(
-        file,
+        path,
+        window,
         page,
         totals,
         crc32c(head.subarray(0, HEADER.identityEnd)),
@@ -226,9 +228,10 @@ export async function readMap(files: StateFiles, path: string, expected: MapHead
   const file = await files.open(path, { create: "must-exist" });
   const bitmap = new PagedBitmap(core, expected.bitCount, "empty");
   try {
-    const head = await file.read(0, HEADER_BYTES);
+    const window = await FileWindow.over(file);
+    const head = Uint8Array.from(await window.at(0, HEADER_BYTES));
     const { totals } = decodeHeader(path, head, expected);
-    await readRecords(file, bitmap, totals, crc32c(head.subarray(0, HEADER.identityEnd)));
+    await readRecords(path, window, bitmap, totals, crc32c(head.subarray(0, HEADER.identityEnd)));
     requireSetBits(path, bitmap.count, totals);
     return bitmap;
   } catch (error) {
@@ -246,15 +249,14 @@ function requireSetBits(path: string, setBits: number, totals: Totals): void {
 
 /** Adds each record to `bitmap`, then calls `added`. */
 async function readRecords(
-  file: StateFile,
+  path: string,
+  window: FileWindow,
   bitmap: PagedBitmap,
   totals: Totals,
   identity: number,
   added: (record: PageRecord) => void = () => undefined,
 ): Promise<void> {
-  const { path } = file;
-  const window = new FileWindow(file);
-  const fileBytes = await file.size();
+  const { fileBytes } = window;
   let offset = HEADER_BYTES;
   let checksum = identity;
   let nextPage = 0;
