@@ -16,13 +16,13 @@ import { Data } from "./data.ts";
 import { diagnose, type Environment, type Finding } from "./diagnose.ts";
 import { Exports } from "./exports.ts";
 import { Intents } from "./intents.ts";
-import { Journal } from "./journal.ts";
+import { Journal, type Recorder } from "./journal.ts";
 import { KeyedMutex } from "./keyed-mutex.ts";
 import { type Page, type PageRequest, pageOf } from "./pages.ts";
 import type { Paths } from "./paths.ts";
 import { RequestIds } from "./request-ids.ts";
 import { Troubles } from "./troubles.ts";
-import { Volumes } from "./volumes.ts";
+import { Volumes, type VolumeView } from "./volumes.ts";
 import { Watches } from "./watches.ts";
 
 export interface BoxOptions {
@@ -112,6 +112,13 @@ export class Box {
       nbdConnections: this.#nbdConnections,
       dataDirectory: rules.dataDirectory,
     };
+  }
+
+  /** Opens an unavailable volume again, with its exports. Errors as VolumeService.ReopenVolume. */
+  async reopenVolume(name: string, record: Recorder<VolumeView>): Promise<VolumeView> {
+    const view = await this.volumes.reopen(name, record);
+    await this.exports.volumeIsBack(view.row.uid);
+    return view;
   }
 
   diagnose(): Promise<Finding[]> {

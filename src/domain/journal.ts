@@ -35,6 +35,7 @@ export type EventType =
   | "volume.resized"
   | "volume.deleted"
   | "volume.failed"
+  | "volume.reopened"
   | "export.added"
   | "export.removed"
   | "export.unavailable"

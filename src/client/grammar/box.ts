@@ -1,6 +1,6 @@
 /** Grammar of the commands about the box, the program and the shell. */
 import { Argument, type Command } from "commander";
-import { perform } from "../perform.ts";
+import { action } from "./parts.ts";
 
 export function addBoxCommands(program: Command): void {
   addServe(program);
@@ -28,22 +28,20 @@ function addState(program: Command): void {
   program
     .command("status")
     .description("the box: identity, addresses, totals")
-    .action((_options: object, command: Command) =>
-      perform(command, async (context) => (await import("../commands/status.ts")).status(context)),
-    );
+    .action(action(async (context) => (await import("../commands/status.ts")).status(context)));
   program
     .command("doctor")
     .description("look for what is wrong or missing, here and in the box, and say what to do")
-    .action((_options: object, command: Command) =>
-      perform(command, async (context) => (await import("../commands/doctor.ts")).doctor(context)),
-    );
+    .action(action(async (context) => (await import("../commands/doctor.ts")).doctor(context)));
   program
     .command("events")
     .description("what happened, oldest first")
     .option("--follow", "go on with events as they happen")
     .option("--subject <name>", "only events of this volume, export or copy")
-    .action((options: { follow?: boolean; subject?: string }, command: Command) =>
-      perform(command, async (context) => (await import("../commands/events.ts")).events(context, options)),
+    .action(
+      action(async (context, options: { follow?: boolean; subject?: string }) =>
+        (await import("../commands/events.ts")).events(context, options),
+      ),
     );
 }
 
@@ -60,9 +58,7 @@ function addProgram(program: Command): void {
   program
     .command("version")
     .description("versions of this program and of the server")
-    .action((_options: object, command: Command) =>
-      perform(command, async (context) => (await import("../commands/version.ts")).version(context)),
-    );
+    .action(action(async (context) => (await import("../commands/version.ts")).version(context)));
   program
     .command("help")
     .description("explain a command, or a topic: exit-codes, json")
