@@ -9,7 +9,7 @@ import type { Clock, Random } from "../base/ports.ts";
 import type { EngineApi, EngineEvent } from "../engine/engine-api.ts";
 import type { BoxRow, EventRow } from "../store/rows.ts";
 import type { Store } from "../store/store.ts";
-import { Catalog } from "./catalog.ts";
+import { Catalog, volumeSpecOf } from "./catalog.ts";
 import { type Context, newUid } from "./context.ts";
 import { Copies, type CopyTotals } from "./copies.ts";
 import { Data } from "./data.ts";
@@ -141,12 +141,7 @@ export class Box {
     for await (const row of store.scan("exports")) catalog.putExport(row);
     engine.onEvent((event) => this.#onEngineEvent(event));
     await this.volumes.reconcile();
-    const volumes = catalog.volumes().map((row) => ({
-      uid: row.uid,
-      name: catalog.nameOf(row),
-      path: row.path,
-      sizeBytes: row.resizingToBytes === 0 ? row.sizeBytes : Math.min(row.sizeBytes, row.resizingToBytes),
-    }));
+    const volumes = catalog.volumes().map((row) => volumeSpecOf(this.#row.number, row));
     const found = await engine.start({ stateDirectory, volumes });
     this.copies.adopt(found.sessions);
     await this.volumes.reconcileSizes();

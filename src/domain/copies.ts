@@ -44,7 +44,7 @@ export interface CopyTotals {
   readonly failed: number;
 }
 
-const COUNTER = "copy";
+export const COPY_COUNTER = "copy";
 
 export class Copies {
   readonly #context: Context;
@@ -65,7 +65,7 @@ export class Copies {
 
   async load(store: Store): Promise<void> {
     for await (const row of store.scan("ended-copies")) this.#ended.set(row.number, row);
-    this.#storedNumber = (await store.get("counters", COUNTER))?.value ?? 0;
+    this.#storedNumber = (await store.get("counters", COPY_COUNTER))?.value ?? 0;
     this.#lastNumber = this.#storedNumber;
   }
 
@@ -274,7 +274,7 @@ export class Copies {
   async #storeNumbers(): Promise<void> {
     const value = this.#lastNumber;
     if (value <= this.#storedNumber) return;
-    await this.#context.journal.commit([{ table: "counters", put: { name: COUNTER, value } }], []);
+    await this.#context.journal.commit([{ table: "counters", put: { name: COPY_COUNTER, value } }], []);
     this.#storedNumber = Math.max(this.#storedNumber, value);
   }
 

@@ -9,6 +9,7 @@ import { systemClock } from "../base/clock.ts";
 import { TidemarkError } from "../base/errors.ts";
 import { COPIER_WORKERS, PACE_MAX, PACE_MIN, RPC_CHUNK_BYTES } from "../base/limits.ts";
 import type { AllocationExtent, ByteExtent, Clock } from "../base/ports.ts";
+import { Scrubber } from "./check/scrubber.ts";
 import { identityOf } from "./device/identity.ts";
 import { createMover } from "./device/mover.ts";
 import { openDevice } from "./device/open-device.ts";
@@ -24,6 +25,8 @@ import type {
   ExportStatus,
   ExtentRef,
   PartitionFacts,
+  ScrubResult,
+  ScrubTarget,
   SessionStatus,
   StartRequest,
   VolumeFacts,
@@ -58,6 +61,7 @@ interface Running {
   readonly ports: EnginePorts;
   readonly volumes: VolumeSet;
   readonly sessions: SessionSet;
+  readonly scrubber: Scrubber;
 }
 
 export async function createEngine(options: EngineOptions = {}): Promise<EngineApi> {
@@ -108,7 +112,7 @@ class Engine implements EngineApi {
       throw error;
     });
     this.#failStop.arm();
-    this.#running = { ports, volumes, sessions };
+    this.#running = { ports, volumes, sessions, scrubber: new Scrubber({ ports, volumes, sessions }) };
     const statuses = { volumes: volumes.statuses(), sessions: sessions.statuses() };
     sessions.resume();
     return statuses;
@@ -123,6 +127,7 @@ class Engine implements EngineApi {
     // What cannot be made durable is recovered at the next start; the rest is closed all the same.
     for (const step of [
       () => this.#nbd.close({ graceMs: 2000 }),
+      () => running.scrubber.stop(),
       () => running.sessions.stop(),
       async () => {
         const stamps = await running.volumes.close();
@@ -219,6 +224,14 @@ class Engine implements EngineApi {
 
   async explain(request: Omit<StartRequest, "id" | "pace">): Promise<CopyPlan> {
     return this.#parts().sessions.explain(request);
+  }
+
+  async scrubTargets(uid: string | undefined): Promise<ScrubTarget[]> {
+    return this.#parts().scrubber.targets(uid);
+  }
+
+  async scrub(target: ScrubTarget): Promise<ScrubResult> {
+    return this.#parts().scrubber.scrub(target);
   }
 
   // --- data ----------------------------------------------------------------------------------------------------------

@@ -4,6 +4,7 @@ import { perform } from "../perform.ts";
 
 export function addBoxCommands(program: Command): void {
   addServe(program);
+  addChecks(program);
   addState(program);
   addProgram(program);
 }
@@ -22,6 +23,19 @@ function addServe(program: Command): void {
     .allowUnknownOption() // the server reads its own arguments; these are here to be explained and completed
     .allowExcessArguments()
     .action(async () => (await import("../commands/serve.ts")).serve(process.argv, process.env));
+}
+
+function addChecks(program: Command): void {
+  program
+    .command("fsck")
+    .description("check the data directory of a box that does not run: every file of its own state")
+    .option("--data <directory>", "directory of the box's state (or TIDEMARK_DATA)")
+    .option("--repair", "make durable what the next start would make of it; nothing is invented")
+    .allowUnknownOption() // the server's part reads its own arguments; these are here to be explained and completed
+    .allowExcessArguments()
+    .action((_options: object, command: Command) =>
+      perform(command, async () => (await import("../commands/fsck.ts")).fsck(process.argv)),
+    );
 }
 
 function addState(program: Command): void {

@@ -27,7 +27,7 @@ export interface StateCheck {
   readonly omitted: number;
   readonly files: number;
   readonly bytes: number;
-  /** Ids of the copies of which there are files. */
+  /** Ids of the copies that a start finds, those that have failed too. */
   readonly sessionIds: readonly string[];
 }
 
@@ -53,15 +53,11 @@ export async function checkState(files: StateFiles, volumes: readonly VolumeSpec
 class StateWalk {
   readonly checks: Checks;
   readonly #volumes: ReadonlyMap<string, VolumeSpec> | undefined;
-  #sessionNames: readonly string[] = [];
+  readonly sessionIds: string[] = [];
 
   constructor(files: StateFiles, core: Core, volumes: readonly VolumeSpec[] | undefined) {
     this.checks = { files, core, findings: new FindingList(), tally: { files: 0 } };
     this.#volumes = volumes && new Map(volumes.map((spec) => [spec.uid, spec]));
-  }
-
-  get sessionIds(): readonly string[] {
-    return this.#sessionNames.filter(isSessionId);
   }
 
   async run(): Promise<void> {
@@ -75,14 +71,14 @@ class StateWalk {
 
   async #sessions(points: CheckedPoints): Promise<CheckedSession[]> {
     const found: CheckedSession[] = [];
-    this.#sessionNames = await this.#list(SESSIONS_DIRECTORY);
-    for (const name of this.#sessionNames) {
+    for (const name of await this.#list(SESSIONS_DIRECTORY)) {
       const path = `${SESSIONS_DIRECTORY}/${name}`;
       await this.#directory(path, "the box does not start", async () => {
         const session = await checkSession(this.checks, name, { points, volumes: this.#volumes });
         if (session) found.push(session);
       });
     }
+    this.sessionIds.push(...found.map(({ record }) => record.id));
     return found;
   }
 
@@ -173,10 +169,6 @@ class StateWalk {
     const { files } = this.checks;
     return (await files.exists(directory)) ? files.list(directory) : [];
   }
-}
-
-function isSessionId(name: string): boolean {
-  return /^c[1-9][0-9]*$/.test(name);
 }
 
 /** By volume; copies that have failed need none. */

@@ -18,6 +18,7 @@ export const FALLOC_ZERO_RANGE_KEEP_SIZE = 0x11;
 const RWF_NOWAIT = 0x08;
 const LOCK_EX_NB = 0x06;
 const POSIX_FADV_WILLNEED = 3;
+const POSIX_FADV_DONTNEED = 4;
 const SYNC_FILE_RANGE_WRITE = 0x02;
 const FICLONERANGE = 0x4020940d;
 const BLKGETSIZE64 = 0x80081272;
@@ -56,6 +57,8 @@ export interface NativeCalls {
   startWriteback(fd: number, offsetBytes: number, lengthBytes: number): number;
   /** Begins to read a range into the page cache; does not wait for the medium. A hint: the result does not matter. */
   willNeed(fd: number, offsetBytes: number, lengthBytes: number): number;
+  /** Takes what is durable of a file out of the page cache. A hint: the result does not matter. */
+  forgetCachedAsync(fd: number): Promise<number>;
   /** Exclusive lock on the open file description, without waiting; -EAGAIN: somebody else has it. */
   lockExclusiveAsync(fd: number): Promise<number>;
   /** Asks for sharing a block with itself, which changes nothing: -EINVAL where sharing exists, else -EOPNOTSUPP. */
@@ -132,6 +135,7 @@ function bind(koffi: Koffi): NativeCalls {
     willNeed: (fd, offsetBytes, lengthBytes) => fadvise(fd, offsetBytes, lengthBytes, POSIX_FADV_WILLNEED) as number,
     startWriteback: (fd, offsetBytes, lengthBytes) =>
       result(syncFileRange(fd, offsetBytes, lengthBytes, SYNC_FILE_RANGE_WRITE)),
+    forgetCachedAsync: (fd) => later(fadvise, fd, 0, 0, POSIX_FADV_DONTNEED),
     lockExclusiveAsync: (fd) => later(flock, fd, LOCK_EX_NB),
     cloneProbeAsync: (fd) => onArguments(fd, FICLONERANGE, [BigInt(fd), 0n, 4096n, 0n]),
     blockSize: (fd) => {

@@ -6,7 +6,7 @@
  */
 import { endOnBug } from "../../base/assert.ts";
 import { asTidemarkError, TidemarkError } from "../../base/errors.ts";
-import { BARRIER_TIMEOUT_MS, SESSIONS_MAX, SESSIONS_PER_VOLUME_MAX } from "../../base/limits.ts";
+import { BARRIER_TIMEOUT_MS, SESSIONS_MAX } from "../../base/limits.ts";
 import { granuleCountOf } from "../../base/units.ts";
 import { isDamage } from "../durable/state-files.ts";
 import type { CopyPlan, EngineEvent, SessionStatus, StartRequest } from "../engine-api.ts";
@@ -17,10 +17,12 @@ import { Mutex } from "../sync/mutex.ts";
 import type { Volume } from "../volume/volume.ts";
 import type { VolumeSet } from "../volume/volume-set.ts";
 import { Copier } from "./copier.ts";
+import { explainCopy } from "./explain.ts";
 import { extentsOverlap } from "./extents.ts";
-import { firePoint, type LiveView, type PointHost, type PointMember, reasonOf } from "./point.ts";
+import { firePoint, type LiveView, type PointHost, type PointMember } from "./point.ts";
 import type { PointsLog } from "./points-log.ts";
-import { planStart, transitionOf } from "./rules.ts";
+import { requireRoom } from "./room.ts";
+import { transitionOf } from "./rules.ts";
 import { CopySession } from "./session.ts";
 import { SessionFiles } from "./session-files.ts";
 import type { SessionRecord } from "./session-record.ts";
@@ -138,35 +140,7 @@ export class SessionSet {
   }
 
   explain(request: Omit<StartRequest, "id" | "pace">): CopyPlan {
-    const views = this.#views();
-    const plan = planStart(views, request);
-    const existing = plan.existing?.session;
-    const base = plan.restores?.session ?? existing;
-    const granules = granuleCountOf(plan.source.lengthBytes);
-    const reason = plan.transition.reason ?? "FIRST_COPY";
-    if (plan.transition.copies === "everything" || !base)
-      return {
-        reason,
-        existingId: existing?.id,
-        plannedGranules: granules,
-        bytesPlanned: plan.source.lengthBytes,
-        pendingGranules: 0,
-        sourceChangedGranules: 0,
-        destinationChangedGranules: 0,
-      };
-    const pending = base.missing();
-    const source = base.changedSincePoint("source");
-    const destination = base.changedSincePoint("destination");
-    const counts = {
-      pendingGranules: pending.count,
-      sourceChangedGranules: plan.restores ? destination.count : source.count,
-      destinationChangedGranules: plan.restores ? source.count : destination.count,
-    };
-    pending.union(source);
-    pending.union(destination);
-    const planned = { plannedGranules: pending.count, bytesPlanned: base.bytesOf(pending) };
-    for (const map of [pending, source, destination]) map.dispose();
-    return { reason: reasonOf(reason, base.trust), existingId: existing?.id, ...planned, ...counts };
+    return explainCopy(this.#views(), request);
   }
 
   require(id: string): CopySession {
@@ -176,6 +150,10 @@ export class SessionSet {
       message: `there is no copy session ${id}`,
       hint: "`tidemark copy list` shows the sessions; `--all` also those that have ended",
     });
+  }
+
+  find(id: string): CopySession | undefined {
+    return this.#sessions.get(id);
   }
 
   statuses(): SessionStatus[] {
@@ -235,6 +213,19 @@ export class SessionSet {
   noteUnsettled(volumes: readonly Volume[]): void {
     this.#pointsSeen++;
     for (const side of [...this.#sessions.values(), ...volumes]) this.#unsettled.set(side, this.#pointsSeen);
+  }
+
+  get pointsLogs(): PointsLog["logs"] {
+    return this.#points.logs;
+  }
+
+  /** As after a start, then a new points log in any case: the present one is damaged on the disk. */
+  async renewPoints(): Promise<void> {
+    this.noteUnsettled([...this.#sessions.values()].flatMap((one) => [one.sourceVolume, one.destinationVolume]));
+    await this.#settleOnce();
+    await this.#admin.run(async () => {
+      if (this.#unsettled.size === 0) await this.#points.renew();
+    });
   }
 
   /** Goes on where the last run of the daemon stopped. Sessions of unavailable volumes wait for the next start. */
@@ -475,20 +466,6 @@ export class SessionSet {
     endOnBug(error);
     this.#emit({ type: "engine.trouble", message: error instanceof Error ? error.message : String(error) });
   }
-}
-
-/** The superblock of a volume names the epochs that its sessions hold. */
-function requireRoom(volumes: VolumeSet, members: readonly PointMember[]): void {
-  for (const member of members)
-    for (const { volumeUid, name } of [member.source, member.destination]) {
-      const volume = volumes.require(volumeUid);
-      const added = members.filter((one) => [one.source.volumeUid, one.destination.volumeUid].includes(volumeUid));
-      if (volume.leaving.length + volume.entering.length + added.length <= SESSIONS_PER_VOLUME_MAX) continue;
-      throw new TidemarkError("LIMIT_EXCEEDED", {
-        message: `${name} would have more than ${SESSIONS_PER_VOLUME_MAX} copy sessions`,
-        hint: "cancel sessions of this volume that are not needed",
-      });
-    }
 }
 
 function detach(list: CopySession[], session: CopySession): void {

@@ -30,6 +30,10 @@ export class VolumeSet {
     return this.#entry(uid).volume;
   }
 
+  all(): Volume[] {
+    return [...this.#entries.values()].map(({ volume }) => volume);
+  }
+
   find(uid: string): Volume | undefined {
     return this.#entries.get(uid)?.volume;
   }
@@ -170,6 +174,11 @@ export class VolumeSet {
     const entry = this.#entry(uid);
     entry.tracking = tracking;
     entry.volume.activity = tracking.activity;
+  }
+
+  /** Undefined while the volume has no tracking files. */
+  trackingOf(uid: string): VolumeTracking | undefined {
+    return this.#entries.get(uid)?.tracking;
   }
 
   /** Files that tracking needs exist, durably, when it resolves. */

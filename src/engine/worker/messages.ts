@@ -29,6 +29,8 @@ const METHODS: Readonly<Record<EngineMethod, true>> = {
   sessionStatus: true,
   sessions: true,
   explain: true,
+  scrubTargets: true,
+  scrub: true,
   read: true,
   write: true,
   flush: true,
