@@ -21,14 +21,26 @@ export const SESSIONS_PER_VOLUME_MAX = 64;
 export const SESSIONS_PER_POINT_MAX = 256;
 /** A barrier that cannot drain in this time fires nothing (data-safety: "timeout, none fired"). */
 export const BARRIER_TIMEOUT_MS = 10_000;
-/** Copier: no more than this many bytes are moved under one lock, so that a host write never waits long. */
-export const COPY_JOB_BYTES_MAX = 4 * MiB;
+/**
+ * Copier: a job moves no more than this under one lock. A host or a point that waits for it ends it early, so it may be
+ * large enough that handing out jobs costs nothing (with 4 MiB it was half of the time: docs/performance.md).
+ */
+export const COPY_JOB_BYTES_MAX = 32 * MiB;
+/** Copier: a job of a paced session, whose bursts are to be short, and of one that has to ask upstream first. */
+export const COPY_JOB_BYTES_SMALL = 4 * MiB;
+/** Copier: what is moved between two looks at whether a job is to end early. */
+export const COPY_PIECE_BYTES = 1 * MiB;
 /** Copier: a job may span this much when most of it is holes or shared extents. */
 export const COPY_JOB_SPAN_BYTES_MAX = 1 * GiB;
 export const COPY_JOB_RUNS_MAX = 256;
 export const COPIER_WORKERS = 2;
 /** Device: asynchronous operations of one device at work at once, so that a stalled one cannot take the whole thread pool. */
 export const DEVICE_OPERATIONS_MAX = 8;
+/** Device: opening, closing and resizing take milliseconds; what takes longer than this is a device that stalls. */
+export const DEVICE_STEP_TIMEOUT_MS = 10_000;
+/** Device: such steps at once, and those of stalled devices that never end: together they leave the thread pool a quarter. */
+export const DEVICE_STEPS_MAX = 8;
+export const DEVICE_STEPS_LATE_MAX = 16;
 /** Device: operations waiting behind them; each belongs to a request that is bounded further up. */
 export const DEVICE_QUEUE_MAX = 16_384;
 /** Device: larger requests leave the caller's thread even when they are cached (1 MiB takes about 130 us inline). */
@@ -44,12 +56,14 @@ export const DEVICE_SLOW_PAUSE_MS = 1000;
 export const DEVICE_SLOW_PAUSE_MS_MAX = 60_000;
 /** Device: zeroing, trimming and sharing of large ranges go in pieces, so that others get their turn. */
 export const DEVICE_RANGE_PIECE_BYTES = 1 * GiB;
-/** Copier: jobs that wait for a worker. */
-export const COPIER_QUEUE_MAX = 4096;
+/** Copier: lanes a session, so that one job is moved while the next is chosen. */
+export const COPIER_LANES = 2;
+/** Copier: jobs that wait for a worker: all lanes of all sessions, and as many that hosts wait for. */
+export const COPIER_QUEUE_MAX = 16_384;
 /** Copier: workers at most when others are stuck in a stalled device ... */
 export const COPIER_WORKERS_MAX = 8;
 /** How long the end of a copier worker is waited for when the engine stops. */
-export const COPIER_DISMISS_MS = 5000;
+export const COPIER_DISMISS_MS = 3000;
 /** ... which is assumed when every worker has been busy with one job for this long. */
 export const COPIER_STUCK_MS = 1000;
 /** Copier: a job that shares extents ends early after this time, because sharing waits for the source's writeback. */
@@ -67,6 +81,25 @@ export const STATE_LOG_QUEUE_BYTES_MAX = 128 * MiB;
 export const STATE_LOG_QUEUE_FRAMES_MAX = 262_144;
 /** Owner ids (volume uid, session id) in the headers of state files. */
 export const STATE_OWNER_BYTES_MAX = 64;
+/**
+ * A stop: each of its steps has its time, so that a stalled device cannot hold up the others. What is not durable then is
+ * recovered by the next start as after a kill, for the volumes concerned. Calls of the API ...
+ */
+export const STOP_CALLS_MS = 5000;
+/** ... requests of NBD clients, answered and then cut off ... */
+export const STOP_CLIENTS_MS = 2000;
+export const STOP_CLIENTS_CUT_MS = 1000;
+/** ... pieces of copies that are under way, and what follows from copies that have ended ... */
+export const STOP_COPYING_MS = 3000;
+export const STOP_BACKGROUND_MS = 1000;
+/** ... syncs of the devices, maps and logs: the step that a slow but healthy disk needs time for ... */
+export const STOP_DURABLE_MS = 9000;
+export const STOP_CLOSE_MS = 3000;
+export const STOP_COPIERS_MS = COPIER_DISMISS_MS;
+/** ... and the engine's thread. */
+export const STOP_THREAD_MS = 1000;
+/** All together: then the process ends, whatever there is. */
+export const STOP_MS_MAX = 30_000;
 /** Findings of one check: more says no more than that the disk is gone. */
 export const CHECK_FINDINGS_MAX = 10_000;
 /** Scrub: bytes a second at most, so that a disk hardly notices it ... */
@@ -106,7 +139,14 @@ export const CORE_MEMORY_PAGES_MAX = 32_768;
 
 assert(VOLUME_SIZE_BYTES_MAX / GRANULE_SIZE_BYTES < 2 ** 53, "granule indexes are exact");
 assert(COPY_JOB_BYTES_MAX % GRANULE_SIZE_BYTES === 0, "a job ends on a granule");
+assert(COPY_JOB_BYTES_SMALL % GRANULE_SIZE_BYTES === 0, "a small job ends on a granule");
+assert(SESSIONS_MAX * COPIER_LANES < COPIER_QUEUE_MAX, "every lane may wait, and hosts as well");
 assert(ACTIVITY_REGION_BYTES % GRANULE_SIZE_BYTES === 0, "a region is whole granules");
+assert(
+  STOP_CALLS_MS + STOP_CLIENTS_MS + STOP_CLIENTS_CUT_MS + STOP_COPYING_MS + STOP_BACKGROUND_MS + STOP_DURABLE_MS <=
+    STOP_MS_MAX - STOP_CLOSE_MS - STOP_COPIERS_MS - STOP_THREAD_MS,
+  "the steps of a stop have their time",
+);
 assert(STATE_LOG_FRAME_BYTES_MAX < STATE_LOG_QUEUE_BYTES_MAX, "the largest frame may wait");
 assert(ACTIVITY_WAITERS_MAX >= NBD_CONNECTIONS_MAX * NBD_IN_FLIGHT_REQUESTS_MAX, "every NBD request may wait");
 assert(RPC_CHUNK_BYTES < RPC_MESSAGE_BYTES_MAX, "a chunk fits into a message");

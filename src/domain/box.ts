@@ -1,8 +1,8 @@
 /**
  * Box: one storage server, put together and brought to life.
  *
- * Order of the start (data-safety §1.10, as far as the domain's part goes): rows, unfinished intents, engine, unfinished
- * resizes, NBD and exports. A volume that cannot be opened stays registered and unavailable; the others go on.
+ * Order of the start (data-safety §1.10, as far as the domain's part goes): rows, volumes half made or half deleted, engine,
+ * rows of copies by what the engine has, intents of requests, unfinished resizes, NBD and exports. A volume that cannot be opened stays registered and unavailable; the others go on.
  */
 import { TidemarkError } from "../base/errors.ts";
 import type { Clock, Random } from "../base/ports.ts";
@@ -15,11 +15,14 @@ import { Copies, type CopyTotals } from "./copies.ts";
 import { Data } from "./data.ts";
 import { diagnose, type Environment, type Finding } from "./diagnose.ts";
 import { Exports } from "./exports.ts";
+import { Intents } from "./intents.ts";
 import { Journal } from "./journal.ts";
 import { KeyedMutex } from "./keyed-mutex.ts";
 import { type Page, type PageRequest, pageOf } from "./pages.ts";
 import type { Paths } from "./paths.ts";
 import { RequestIds } from "./request-ids.ts";
+import { Scrubs } from "./scrubs.ts";
+import { Troubles } from "./troubles.ts";
 import { Volumes } from "./volumes.ts";
 import { Watches } from "./watches.ts";
 
@@ -41,6 +44,8 @@ export interface BoxOptions {
   /** Where NBD listens, as EngineApi.listenNbd; undefined: nowhere. */
   readonly nbdAddress: string | undefined;
   readonly environment: Environment;
+  /** Whether its metadata is scrubbed without being asked for. */
+  readonly scrub: "weekly" | "off";
 }
 
 export interface BoxFacts {
@@ -61,11 +66,14 @@ export class Box {
   readonly copies: Copies;
   readonly data: Data;
   readonly watches: Watches;
+  readonly scrubs: Scrubs;
   readonly requests: RequestIds;
   readonly #context: Context;
+  readonly #intents: Intents;
   readonly #options: BoxOptions;
   readonly #row: BoxRow;
   readonly #startedMs: number;
+  readonly #troubles: Troubles;
   #nbdConnections = 0;
 
   private constructor(options: BoxOptions, row: BoxRow) {
@@ -73,7 +81,9 @@ export class Box {
     this.#options = options;
     this.#row = row;
     this.#startedMs = clock.nowMs();
-    const journal = new Journal(store, clock);
+    const journal = new Journal(store, clock, report);
+    this.#intents = new Intents(clock);
+    this.#troubles = new Troubles(clock);
     const catalog = new Catalog(engine, row.number);
     const rules = { dataDirectory: options.dataDirectory, roots: options.roots };
     const locks = new KeyedMutex();
@@ -83,7 +93,8 @@ export class Box {
     this.copies = new Copies(this.#context);
     this.data = new Data(engine, catalog);
     this.watches = new Watches(clock, journal, this.copies);
-    this.requests = new RequestIds(store, clock);
+    this.scrubs = new Scrubs(this.#context);
+    this.requests = new RequestIds(store, clock, this.#intents, () => journal.isSettled);
   }
 
   /** Starts a box. STATE_DIRECTORY_INVALID for another number than it has, METADATA_CORRUPT, and what NBD may throw. */
@@ -121,11 +132,14 @@ export class Box {
     return pageOf({ name: "events", filter: subject, items, keyOf, compare }, request);
   }
 
-  /** Ends watches, then the engine: everything is durable afterwards. The store stays open. */
+  /** Ends watches and scrubs, then the engine: everything is durable afterwards. The store stays open. */
   async stop(): Promise<void> {
     const { engine, journal, report } = this.#context;
     this.watches.stop();
+    this.scrubs.stop();
+    journal.stop();
     await engine.stop();
+    await this.scrubs.ended;
     await journal
       .commit([], [{ type: "box.stopped", subject: "", message: "the box stopped" }])
       .catch((error) => report("the stop was not recorded", error));
@@ -136,6 +150,7 @@ export class Box {
     const { store, stateDirectory, nbdAddress } = this.#options;
     await journal.load();
     await this.requests.load();
+    await this.#intents.load(store);
     await this.copies.load(store);
     for await (const row of store.scan("volumes")) catalog.putVolume(row);
     for await (const row of store.scan("exports")) catalog.putExport(row);
@@ -143,11 +158,15 @@ export class Box {
     await this.volumes.reconcile();
     const volumes = catalog.volumes().map((row) => volumeSpecOf(this.#row.number, row));
     const found = await engine.start({ stateDirectory, volumes });
-    this.copies.adopt(found.sessions);
+    await this.copies.adopt(found);
+    const { sessions } = found;
+    const hasVolume = (uid: string) => catalog.volumeByUid(uid) !== undefined;
+    await journal.commit(this.#intents.decideAll({ sessions, ended: this.copies.ended, hasVolume }), []);
     await this.volumes.reconcileSizes();
     if (nbdAddress !== undefined) await this.exports.open(nbdAddress);
     const message = `the box started with ${volumes.length} volumes and ${found.sessions.length} copy sessions`;
     await journal.commit([], [{ type: "box.started", subject: "", message }]);
+    if (this.#options.scrub === "weekly") this.scrubs.startWeekly();
   }
 
   #onEngineEvent(event: EngineEvent): void {
@@ -160,9 +179,10 @@ export class Box {
       const subject = row === undefined ? event.uid : catalog.nameOf(row);
       const { message } = event.failure.detail;
       const attributes = { code: event.failure.code };
-      journal
-        .commit([], [{ type: "volume.failed", subject, message, attributes }])
-        .catch((error) => report(`the failure of ${subject} was not recorded`, error));
+      void journal.keep([], [{ type: "volume.failed", subject, message, attributes }]);
+    } else if (event.type === "engine.trouble" && this.#troubles.isNews(event.message)) {
+      report(event.message, undefined);
+      void journal.keep([], [{ type: "engine.trouble", subject: "", message: event.message }]);
     }
   }
 }

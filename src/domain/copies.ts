@@ -4,18 +4,34 @@
  * Role: turns names into places, gives numbers to sessions, remembers those that have ended, writes events. What a
  * session may do, and what it copies, is the engine's; its answers are exact, so state is asked of it each time.
  * The summary of live sessions kept here (for totals and for locks) follows the engine's events.
- * Invariants: a number is durable as "may have been given out" before the engine hears it; an ended session is
- * recorded once, in one commit with its event.
+ * Invariants:
+ *   1. An ended session is recorded once, in one commit with its event; only then does the engine forget it.
+ *   2. What the engine has done is done: that it cannot be recorded yet is no failure of the request (journal.ts, `keep`).
+ *   3. A request with an id acts once, whenever the daemon dies (intents.ts).
  */
 import { TidemarkError } from "../base/errors.ts";
-import { ENDED_COPIES_MAX, PACE_MAX, PACE_MIN, SESSIONS_PER_POINT_MAX } from "../base/limits.ts";
-import { GRANULE_SIZE_BYTES } from "../base/units.ts";
-import type { CopyKind, CopyPlan, EngineEvent, ExtentRef, SessionStatus, StartRequest } from "../engine/engine-api.ts";
-import type { EndedCopyRow } from "../store/rows.ts";
+import { PACE_MAX } from "../base/limits.ts";
+import type {
+  CopyKind,
+  CopyPlan,
+  EndedSession,
+  EngineEvent,
+  EngineFound,
+  ExtentRef,
+  SessionStatus,
+  StartRequest,
+} from "../engine/engine-api.ts";
+import type { CopyRow, EndedCopyRow, IntentTargetRow } from "../store/rows.ts";
 import type { Change, Store } from "../store/store.ts";
 import type { Context } from "./context.ts";
-import { endedRowOf, statusOfRow } from "./ended-copies.ts";
+import { checkCount, checkId, checkPace, refuseUnaligned, sessionNotFound } from "./copy-checks.ts";
+import { endEvent, firedEvent, phaseEvent } from "./copy-events.ts";
+import { COPY_COUNTER, CopyNumbers, type Taken } from "./copy-numbers.ts";
+import { compareRows, rowOf } from "./copy-rows.ts";
+import { EndedCopies, endedRowOf, statusOfRow } from "./ended-copies.ts";
+import { decide, type Intent, isRefusal, NO_INTENT, targetOf } from "./intents.ts";
 import type { NewEvent, Recorder } from "./journal.ts";
+import { CORRECTIONS_AT_ONCE } from "./limits.ts";
 import { copyId, parseCopyId } from "./names.ts";
 import { type Page, type PageRequest, pageOf } from "./pages.ts";
 
@@ -24,6 +40,7 @@ export type {
   CopyKind,
   CopyPlan,
   CopyReason,
+  EndedSession,
   SessionStatus,
 } from "../engine/engine-api.ts";
 
@@ -32,11 +49,7 @@ export interface PairNames {
   readonly destination: string;
 }
 
-export interface CancelledCopy {
-  readonly session: SessionStatus;
-  /** True when the destination holds a complete copy of the point. */
-  readonly destinationUsable: boolean;
-}
+const NO_NUMBERS: Taken = { first: 0, count: 0 };
 
 export interface CopyTotals {
   readonly copying: number;
@@ -44,19 +57,23 @@ export interface CopyTotals {
   readonly failed: number;
 }
 
-export const COPY_COUNTER = "copy";
+/** What a point is about to do, for its numbers and its intent. */
+interface PlannedPoint {
+  readonly numbers: Taken;
+  readonly targets: readonly IntentTargetRow[];
+}
 
 export class Copies {
   readonly #context: Context;
   readonly #live = new Map<string, SessionStatus>();
-  readonly #ended = new Map<number, EndedCopyRow>();
+  readonly #ended = new EndedCopies();
   /** Sessions whose end the caller of an operation records, not the event. */
   readonly #awaited = new Map<string, EndedCopyRow | undefined>();
-  /** Points under way. What the engine tells meanwhile may be their consequence: its events wait, to come after theirs. */
+  /** Points under way. What the engine tells meanwhile may be their consequence: its records wait, to come after theirs. */
   #firing = 0;
-  #held: NewEvent[] = [];
-  #lastNumber = 0;
-  #storedNumber = 0;
+  #held: (() => void)[] = [];
+  readonly #numbers = new CopyNumbers();
+  #rowsAtStart: CopyRow[] = [];
   readonly #listeners = new Set<(session: SessionStatus) => void>();
 
   constructor(context: Context) {
@@ -64,24 +81,51 @@ export class Copies {
   }
 
   async load(store: Store): Promise<void> {
-    for await (const row of store.scan("ended-copies")) this.#ended.set(row.number, row);
-    this.#storedNumber = (await store.get("counters", COPY_COUNTER))?.value ?? 0;
-    this.#lastNumber = this.#storedNumber;
+    await this.#ended.load(store);
+    for await (const row of store.scan("copies")) this.#rowsAtStart.push(row);
+    this.#numbers.load((await store.get("counters", COPY_COUNTER))?.value ?? 0);
+    for (const number of [...this.#ended.rows.keys(), ...this.#rowsAtStart.map((row) => row.number)])
+      this.#numbers.seen(number);
   }
 
-  /** The sessions the engine found when it started. */
-  adopt(sessions: readonly SessionStatus[]): void {
-    for (const session of sessions) {
-      this.#live.set(session.id, session);
-      this.#lastNumber = Math.max(this.#lastNumber, parseCopyId(session.id) ?? 0);
+  /** Takes over what the engine found when it started, and puts the rows right by it. METADATA_WRITE_FAILED. */
+  async adopt(found: Pick<EngineFound, "sessions" | "ended">): Promise<void> {
+    const { journal, clock } = this.#context;
+    for (const { session, destinationUsable } of found.ended) {
+      this.#numbers.seen(numberOf(session));
+      if (this.#ended.has(numberOf(session))) this.#forget(session.id);
+      else await this.#recordEnd(endedRowOf(session, destinationUsable), []);
     }
+    const corrections = compareRows(this.#rowsAtStart, found.sessions, this.#ended.rows, clock.nowMs());
+    for (let at = 0; at < corrections.length; at += CORRECTIONS_AT_ONCE) {
+      const some = corrections.slice(at, at + CORRECTIONS_AT_ONCE);
+      await journal.commit(
+        some.flatMap(({ changes }) => changes),
+        some.flatMap(({ events }) => events),
+      );
+      for (const { ended } of some) if (ended !== undefined) this.#ended.add(ended);
+    }
+    this.#rowsAtStart = [];
+    for (const session of found.sessions) {
+      this.#ended.drop(numberOf(session));
+      this.#live.set(session.id, session);
+      this.#numbers.seen(numberOf(session));
+    }
+  }
+
+  /** Sessions that have ended, as far as they are remembered. */
+  get ended(): ReadonlyMap<number, EndedCopyRow> {
+    return this.#ended.rows;
   }
 
   /** Fires one point for all pairs. Errors as CopyService.StartCopy. */
   async start(
     request: { readonly pairs: readonly PairNames[]; readonly kind: CopyKind; readonly pace: number },
     record: Recorder<readonly SessionStatus[]>,
+    intent: Intent = NO_INTENT,
   ): Promise<readonly SessionStatus[]> {
+    const before = await this.#doneBefore(intent, record);
+    if (before !== undefined) return before;
     checkCount(request.pairs.length, "pairs");
     const pace = request.pace === 0 ? PACE_MAX : checkPace(request.pace);
     const { catalog, locks } = this.#context;
@@ -91,16 +135,23 @@ export class Copies {
     ]);
     return locks.run(uids, async () => {
       const places = await Promise.all(request.pairs.map((pair) => this.#places(pair, "pairs.")));
-      const numbers = this.#takeNumbers(places.length);
+      const numbers = this.#numbers.take(places.length);
       const requests = places.map(
         (place, index): StartRequest => ({ ...place, id: copyId(numbers.first + index), kind: request.kind, pace }),
       );
-      return this.#fire(numbers, (engine) => engine.startSessions(requests), record);
+      const targets = places.map((place, index) => targetOf(numbers.first + index, this.#existing(place)));
+      return this.#fire({ numbers, targets }, (engine) => engine.startSessions(requests), record, intent);
     });
   }
 
   /** Runs sessions again at one point. Errors as CopyService.RestartCopy. */
-  async restart(ids: readonly string[], record: Recorder<readonly SessionStatus[]>): Promise<readonly SessionStatus[]> {
+  async restart(
+    ids: readonly string[],
+    record: Recorder<readonly SessionStatus[]>,
+    intent: Intent = NO_INTENT,
+  ): Promise<readonly SessionStatus[]> {
+    const before = await this.#doneBefore(intent, record);
+    if (before !== undefined) return before;
     checkCount(ids.length, "ids");
     if (new Set(ids).size !== ids.length)
       throw new TidemarkError("INVALID_ARGUMENT", {
@@ -108,27 +159,39 @@ export class Copies {
         hint: "name each session once",
         field: "ids",
       });
-    return this.#context.locks.run(this.#uidsOf(ids, "ids"), () =>
-      this.#fire({ first: this.#lastNumber + 1, count: 0 }, (engine) => engine.restartSessions(ids), record),
-    );
+    return this.#context.locks.run(this.#uidsOf(ids, "ids"), () => {
+      const targets = ids.map((id) => targetOf(0, this.#live.get(id)));
+      return this.#fire({ numbers: NO_NUMBERS, targets }, (engine) => engine.restartSessions(ids), record, intent);
+    });
   }
 
   /** Ends a session. Errors as CopyService.CancelCopy. */
-  cancel(id: string, record: Recorder<CancelledCopy>): Promise<CancelledCopy> {
+  async cancel(id: string, record: Recorder<EndedSession>, intent: Intent = NO_INTENT): Promise<EndedSession> {
+    const [before] = (await this.#numbersBefore(intent)) ?? [];
+    const row = before === undefined ? undefined : this.#ended.get(before);
+    if (row !== undefined) {
+      const ended = { session: statusOfRow(row), destinationUsable: row.destinationUsable };
+      await this.#context.journal.keep(record(ended), []);
+      return ended;
+    }
     return this.#alone(id, async (engine) => {
-      const ended = await engine.cancelSession(id);
+      const ended = await this.#intending("cancel", [id], intent, () => engine.cancelSession(id));
       await this.#recordEnd(endedRowOf(ended.session, ended.destinationUsable), record(ended));
       return ended;
     });
   }
 
   /** Ends tracking only. Errors as CopyService.StopTracking. */
-  stopTracking(id: string, record: Recorder<SessionStatus>): Promise<SessionStatus> {
+  async stopTracking(id: string, record: Recorder<SessionStatus>, intent: Intent = NO_INTENT): Promise<SessionStatus> {
+    const [before] = (await this.#doneBefore(intent, ([session]) => (session ? record(session) : []))) ?? [];
+    if (before !== undefined) return before;
     return this.#alone(id, async (engine) => {
-      const session = await engine.stopTracking(id);
-      if (session.phase === "completed" || session.phase === "cancelled")
-        await this.#recordEnd(endedRowOf(session, true), record(session));
-      else await this.#context.journal.commit(record(session), []);
+      const session = await this.#intending("stop-tracking", [id], intent, () => engine.stopTracking(id));
+      if (isEnd(session.phase)) await this.#recordEnd(endedRowOf(session, true), record(session));
+      else {
+        this.#live.set(id, session);
+        await this.#context.journal.keep([{ table: "copies", put: rowOf(session) }, ...record(session)], []);
+      }
       return session;
     });
   }
@@ -138,7 +201,7 @@ export class Copies {
     checkPace(pace);
     return this.#alone(id, async (engine) => {
       const session = await engine.setPace(id, pace);
-      await this.#context.journal.commit(record(session), []);
+      await this.#context.journal.keep(record(session), []);
       return session;
     });
   }
@@ -167,7 +230,7 @@ export class Copies {
     const matches = this.#filter(filter.volume);
     const live = (await this.#context.engine.sessions()).filter(({ phase }) => !isEnd(phase));
     const ids = new Set(live.map(({ id }) => id));
-    const rows = filter.ended === "include" ? [...this.#ended.values()] : [];
+    const rows = filter.ended === "include" ? [...this.#ended.rows.values()] : [];
     const ended = rows.map(statusOfRow).filter(({ id }) => !ids.has(id));
     const items = [...live, ...ended].filter(matches).sort((a, b) => numberOf(a) - numberOf(b));
     const keyOf = (session: SessionStatus) => String(numberOf(session));
@@ -205,98 +268,166 @@ export class Copies {
       if (this.#ended.has(numberOf(event.session))) return;
       this.#live.set(event.session.id, event.session);
       const told = phaseEvent(before, event.session);
-      if (told !== undefined && this.#firing > 0) this.#held.push(told);
-      else if (told !== undefined) this.#record(told);
+      if (told !== undefined) this.#afterPoints(() => this.#recordPhase(event.session, told));
       this.#tell(event.session);
     } else if (event.type === "session.ended") {
       const row = endedRowOf(event.session, event.destinationUsable);
       if (this.#awaited.has(event.session.id)) this.#awaited.set(event.session.id, row);
-      else
-        this.#recordEnd(row, []).catch((error) =>
-          this.#context.report(`the end of ${event.session.id} was not recorded`, error),
-        );
+      else this.#recordEndLater(row);
       this.#tell(event.session);
     }
   }
 
+  /** Fires a point; what it brings about is recorded behind it. */
   async #fire(
-    numbers: { readonly first: number; readonly count: number },
+    planned: PlannedPoint,
     fire: (engine: Context["engine"]) => Promise<SessionStatus[]>,
     record: Recorder<readonly SessionStatus[]>,
+    intent: Intent,
   ): Promise<readonly SessionStatus[]> {
     const { engine, journal } = this.#context;
     let sessions: SessionStatus[];
     let recorded: Promise<void>;
     this.#firing++;
     try {
-      sessions = await this.#fireNumbered(numbers, () => fire(engine));
-      for (const session of sessions) if (!this.#ended.has(numberOf(session))) this.#live.set(session.id, session);
-      recorded = journal.commit(record(sessions), sessions.map(firedEvent));
+      sessions = await this.#fireIntended(planned, () => fire(engine), intent);
+      const live = sessions.filter((session) => !this.#ended.has(numberOf(session)));
+      for (const session of live) this.#live.set(session.id, session);
+      const rows = live.map((session): Change => ({ table: "copies", put: rowOf(session) }));
+      recorded = journal.keep([...rows, ...record(sessions)], sessions.map(firedEvent));
     } finally {
       // Events get their numbers when they are handed to the journal: the point's have theirs by now.
-      if (--this.#firing === 0) for (const event of this.#held.splice(0)) this.#record(event);
+      if (--this.#firing === 0) for (const held of this.#held.splice(0)) held();
     }
     await recorded;
     for (const session of sessions) this.#tell(session);
     return sessions;
   }
 
-  /** Makes the numbers durable, fires, and gives back the ones that were not used. */
-  async #fireNumbered(
-    numbers: { readonly first: number; readonly count: number },
+  /** Makes numbers and intent durable, fires, and gives back what was not used. */
+  async #fireIntended(
+    { numbers, targets }: PlannedPoint,
     fire: () => Promise<SessionStatus[]>,
+    intent: Intent,
   ): Promise<SessionStatus[]> {
+    const { journal } = this.#context;
     try {
-      await this.#storeNumbers();
+      // Also what was withdrawn before: a number may be given out again only when no intent on disk names it.
+      await journal.settle();
+      const begun = intent.begin({ action: "fire", targets });
+      await this.#numbers.store((changes) => journal.commit([...changes, ...begun], []));
+    } catch (error) {
+      intent.withdraw(); // nothing of it was stored
+      this.#numbers.giveBack(numbers, []);
+      throw error;
+    }
+    try {
       const sessions = await fire();
-      this.#giveBack(numbers, sessions);
+      this.#numbers.giveBack(numbers, sessions.map(numberOf));
       return sessions;
     } catch (error) {
-      if (error instanceof TidemarkError && error.code !== "INTERNAL" && error.code !== "STOPPING")
-        this.#giveBack(numbers, []);
+      if (isRefusal(error)) {
+        await this.#withdraw(intent);
+        if (journal.isSettled) this.#numbers.giveBack(numbers, []);
+      }
       throw error;
     }
   }
 
-  /** Records an event that no operation waits for. */
-  #record(event: NewEvent): void {
-    const { journal, report } = this.#context;
-    journal.commit([], [event]).catch((error) => report(`${event.type} was not recorded`, error));
-  }
-
-  #takeNumbers(count: number): { readonly first: number; readonly count: number } {
-    const first = this.#lastNumber + 1;
-    this.#lastNumber += count;
-    return { first, count };
-  }
-
-  /** Makes durable that the numbers taken may have been given out. */
-  async #storeNumbers(): Promise<void> {
-    const value = this.#lastNumber;
-    if (value <= this.#storedNumber) return;
-    await this.#context.journal.commit([{ table: "counters", put: { name: COPY_COUNTER, value } }], []);
-    this.#storedNumber = Math.max(this.#storedNumber, value);
-  }
-
-  /** Numbers of pairs that run an earlier session again, or of a refused point, are free again if nobody took more. */
-  #giveBack(numbers: { readonly first: number; readonly count: number }, used: readonly SessionStatus[]): void {
-    const end = numbers.first + numbers.count - 1;
-    if (numbers.count === 0 || this.#lastNumber !== end) return;
-    const highest = used.map(numberOf).filter((number) => number >= numbers.first);
-    this.#lastNumber = Math.max(numbers.first - 1, ...highest);
-  }
-
-  async #recordEnd(row: EndedCopyRow, changes: readonly Change[]): Promise<void> {
-    this.#live.delete(copyId(row.number));
-    if (this.#ended.has(row.number)) return this.#context.journal.commit(changes, []);
-    this.#ended.set(row.number, row);
-    const removals: Change[] = [];
-    for (const number of this.#ended.keys()) {
-      if (this.#ended.size <= ENDED_COPIES_MAX) break;
-      this.#ended.delete(number);
-      removals.push({ table: "ended-copies", remove: number });
+  /** Runs an operation of the engine's behind its durable intent. */
+  async #intending<T>(
+    action: "cancel" | "stop-tracking",
+    ids: readonly string[],
+    intent: Intent,
+    operation: () => Promise<T>,
+  ): Promise<T> {
+    const begun = intent.begin({ action, targets: ids.map((id) => targetOf(0, this.#live.get(id))) });
+    try {
+      await this.#context.journal.commit(begun, []);
+    } catch (error) {
+      intent.withdraw(); // nothing of it was stored
+      throw error;
     }
-    await this.#context.journal.commit([{ table: "ended-copies", put: row }, ...removals, ...changes], [endEvent(row)]);
+    try {
+      return await operation();
+    } catch (error) {
+      if (isRefusal(error)) await this.#withdraw(intent);
+      throw error;
+    }
+  }
+
+  async #withdraw(intent: Intent): Promise<void> {
+    const withdrawal = intent.withdraw();
+    if (withdrawal.length > 0) await this.#context.journal.keep(withdrawal, []);
+  }
+
+  /** The sessions of a point, or of an operation, that an earlier try of the same request has carried out. */
+  async #doneBefore(
+    intent: Intent,
+    record: Recorder<readonly SessionStatus[]>,
+  ): Promise<readonly SessionStatus[] | undefined> {
+    const numbers = await this.#numbersBefore(intent);
+    if (numbers === undefined) return undefined;
+    const sessions = await Promise.all(numbers.map((number) => this.get(copyId(number))));
+    await this.#context.journal.keep(record(sessions), []);
+    return sessions;
+  }
+
+  async #numbersBefore({ earlier }: Intent): Promise<readonly number[] | undefined> {
+    if (earlier === undefined) return undefined;
+    const sessions = earlier.done ? [] : await this.#context.engine.sessions();
+    return decide(earlier, { sessions, ended: this.#ended.rows, hasVolume: () => true });
+  }
+
+  /** The session that a start of this pair runs again (engine, rules.ts). */
+  #existing(pair: { readonly source: ExtentRef; readonly destination: ExtentRef }): SessionStatus | undefined {
+    const sameStart = (a: ExtentRef, b: ExtentRef) => a.volumeUid === b.volumeUid && a.offsetBytes === b.offsetBytes;
+    return [...this.#live.values()].find(
+      ({ source, destination }) =>
+        sameStart(source, pair.source) &&
+        source.lengthBytes === pair.source.lengthBytes &&
+        sameStart(destination, pair.destination),
+    );
+  }
+
+  /** Now, or behind the points that are under way. */
+  #afterPoints(record: () => void): void {
+    if (this.#firing > 0) this.#held.push(record);
+    else record();
+  }
+
+  /** Records a change of phase that no operation waits for. */
+  #recordPhase(session: SessionStatus, event: NewEvent): void {
+    const gone = this.#ended.has(numberOf(session));
+    void this.#context.journal.keep(gone ? [] : [{ table: "copies", put: rowOf(session) }], [event]);
+  }
+
+  /** Records an end with what else belongs to its commit, once; then the engine may forget it. */
+  async #recordEnd(row: EndedCopyRow, changes: readonly Change[]): Promise<void> {
+    const end = this.#rememberEnd(row);
+    await this.#context.journal.keep([...end.changes, ...changes], end.events, end.stored);
+  }
+
+  /** The same for an end that nobody waits for: behind the points under way, because it may be one of theirs. */
+  #recordEndLater(row: EndedCopyRow): void {
+    const end = this.#rememberEnd(row);
+    this.#afterPoints(() => void this.#context.journal.keep(end.changes, end.events, end.stored));
+  }
+
+  #rememberEnd(row: EndedCopyRow): { changes: Change[]; events: NewEvent[]; stored: () => void } {
+    const id = copyId(row.number);
+    this.#live.delete(id);
+    if (this.#ended.has(row.number)) return { changes: [], events: [], stored: () => undefined };
+    const changes: Change[] = [{ table: "copies", remove: row.number }, ...this.#ended.add(row)];
+    return { changes, events: [endEvent(row)], stored: () => this.#forget(id) };
+  }
+
+  #forget(id: string): void {
+    const { engine, report } = this.#context;
+    engine.forgetSession(id).catch((error: unknown) => {
+      // The next start finds it again.
+      if (!(error instanceof TidemarkError) || error.code !== "STOPPING") report(`${id} was not forgotten`, error);
+    });
   }
 
   /** Runs an operation on one live session, alone on its volumes; the operation records an end it brings about. */
@@ -355,107 +486,4 @@ function numberOf({ id }: SessionStatus): number {
 /** True for the phases in which a session no longer exists. */
 export function isEnd(phase: SessionStatus["phase"]): phase is "completed" | "cancelled" {
   return phase === "completed" || phase === "cancelled";
-}
-
-function checkId(id: string, field: string): number {
-  const number = parseCopyId(id);
-  if (number !== undefined) return number;
-  throw new TidemarkError("INVALID_ARGUMENT", {
-    message: `${JSON.stringify(id.slice(0, 100))} is no session id`,
-    hint: "ids look like c12; tidemark copy list shows them",
-    field,
-  });
-}
-
-function checkCount(count: number, field: string): void {
-  if (count >= 1 && count <= SESSIONS_PER_POINT_MAX) return;
-  throw new TidemarkError(count === 0 ? "INVALID_ARGUMENT" : "LIMIT_EXCEEDED", {
-    message: `a point fires 1 to ${SESSIONS_PER_POINT_MAX} sessions, ${count} were given`,
-    hint: count === 0 ? "name at least one" : "fire several points",
-    field,
-  });
-}
-
-function checkPace(pace: number): number {
-  if (pace >= PACE_MIN && pace <= PACE_MAX) return pace;
-  throw new TidemarkError("INVALID_ARGUMENT", {
-    message: `the pace ${pace} is not between ${PACE_MIN} and ${PACE_MAX}`,
-    hint: `${PACE_MAX} is as fast as it goes, ${PACE_MIN} is gentle`,
-    field: "pace",
-  });
-}
-
-function refuseUnaligned(extent: ExtentRef, field: string): void {
-  if (extent.offsetBytes % GRANULE_SIZE_BYTES === 0) return;
-  throw new TidemarkError("PARTITION_UNALIGNED", {
-    message: `${extent.name} begins at byte ${extent.offsetBytes}, which is no multiple of ${GRANULE_SIZE_BYTES}`,
-    hint: "copy the whole volume, or move the partition to an 8 KiB boundary",
-    field,
-    metadata: { name: extent.name, offsetBytes: String(extent.offsetBytes) },
-  });
-}
-
-function sessionNotFound(id: string, field: string, ended: EndedCopyRow | undefined): TidemarkError {
-  return new TidemarkError("SESSION_NOT_FOUND", {
-    message: ended === undefined ? `there is no session ${id}` : `the session ${id} has ended (${ended.phase})`,
-    hint: "tidemark copy list shows the sessions; start a new one for the pair",
-    field,
-    metadata: { id },
-  });
-}
-
-function attributesOf(session: Pick<SessionStatus, "source" | "destination" | "kind">): Record<string, string> {
-  return { source: session.source.name, destination: session.destination.name, kind: session.kind };
-}
-
-function firedEvent(session: SessionStatus): NewEvent {
-  const first = session.generation <= 1;
-  return {
-    type: first ? "copy.started" : "copy.restarted",
-    subject: session.id,
-    message: `${session.source.name} to ${session.destination.name}: point fired, ${session.bytesPlanned} bytes to copy (${session.reason})`,
-    attributes: {
-      ...attributesOf(session),
-      reason: session.reason,
-      bytesPlanned: String(session.bytesPlanned),
-      generation: String(session.generation),
-      barrierMicroseconds: String(session.barrierMicroseconds),
-    },
-  };
-}
-
-/** The event of a change of phase that no operation brought about. */
-function phaseEvent(before: SessionStatus | undefined, now: SessionStatus): NewEvent | undefined {
-  const pair = `${now.source.name} to ${now.destination.name}`;
-  const unchanged = before?.phase === now.phase && before.generation === now.generation;
-  if (unchanged) return undefined;
-  if (now.phase === "tracking") {
-    const attributes = { ...attributesOf(now), bytesCopied: String(now.bytesCopied) };
-    return { type: "copy.copied", subject: now.id, message: `${pair}: everything is copied`, attributes };
-  }
-  if (now.phase === "failed") {
-    const attributes = { ...attributesOf(now), cause: now.failure?.cause ?? "OTHER" };
-    const message = `${pair}: failed, ${now.failure?.message ?? "cause unknown"}`;
-    return { type: "copy.failed", subject: now.id, message, attributes };
-  }
-  return undefined;
-}
-
-function endEvent(row: EndedCopyRow): NewEvent {
-  const pair = `${row.source.name} to ${row.destination.name}`;
-  const done = row.phase === "completed";
-  return {
-    type: done ? "copy.completed" : "copy.cancelled",
-    subject: copyId(row.number),
-    message: done
-      ? `${pair}: completed`
-      : `${pair}: cancelled, the destination ${row.destinationUsable ? "is a complete copy" : "is not usable"}`,
-    attributes: {
-      source: row.source.name,
-      destination: row.destination.name,
-      kind: row.kind,
-      destinationUsable: String(row.destinationUsable),
-      bytesCopied: String(row.bytesCopied),
-    },
-  };
 }

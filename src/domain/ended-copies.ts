@@ -1,7 +1,46 @@
-/** Ended copies: a session's last status as a row of the store, and back. */
+/** Ended copies: those that are remembered, and a session's last status as a row of the store, and back. */
+import { ENDED_COPIES_MAX } from "../base/limits.ts";
 import type { CopyFailure, CopyKind, CopyReason, EndedPhase, SessionStatus } from "../engine/engine-api.ts";
 import type { EndedCopyRow } from "../store/rows.ts";
+import type { Change, Store } from "../store/store.ts";
 import { copyId, parseCopyId } from "./names.ts";
+
+/** The newest ENDED_COPIES_MAX, in memory as in the store. */
+export class EndedCopies {
+  readonly #rows = new Map<number, EndedCopyRow>();
+
+  async load(store: Store): Promise<void> {
+    for await (const row of store.scan("ended-copies")) this.#rows.set(row.number, row);
+  }
+
+  get rows(): ReadonlyMap<number, EndedCopyRow> {
+    return this.#rows;
+  }
+
+  has(number: number): boolean {
+    return this.#rows.has(number);
+  }
+
+  get(number: number): EndedCopyRow | undefined {
+    return this.#rows.get(number);
+  }
+
+  /** Remembers a row; the changes that store it and drop what is too old. */
+  add(row: EndedCopyRow): Change[] {
+    this.#rows.set(row.number, row);
+    const changes: Change[] = [{ table: "ended-copies", put: row }];
+    for (const number of this.#rows.keys()) {
+      if (this.#rows.size <= ENDED_COPIES_MAX) break;
+      this.#rows.delete(number);
+      changes.push({ table: "ended-copies", remove: number });
+    }
+    return changes;
+  }
+
+  drop(number: number): void {
+    this.#rows.delete(number);
+  }
+}
 
 export function endedRowOf(session: SessionStatus, destinationUsable: boolean): EndedCopyRow {
   return {

@@ -103,7 +103,12 @@ export class Exports {
         subject: row.name,
         message: `${row.name} is no longer exported`,
       } as const;
-      await journal.commit([{ table: "exports", remove: row.name }, ...record(undefined)], [event]);
+      await journal
+        .commit([{ table: "exports", remove: row.name }, ...record(undefined)], [event])
+        .catch(async (error: unknown) => {
+          if (this.#serverUri !== "") await this.#offerAgain(row);
+          throw error;
+        });
       catalog.dropExport(row.name);
       this.#unavailable.delete(row.name);
     });
@@ -175,7 +180,7 @@ export class Exports {
       if (!(error instanceof TidemarkError) || error.code === "STOPPING" || error.code === "INTERNAL") throw error;
       this.#unavailable.set(row.name, error.message);
       const message = `${row.name} is not exported: ${error.message}`;
-      await journal.commit([], [{ type: "export.unavailable", subject: row.name, message }]);
+      await journal.keep([], [{ type: "export.unavailable", subject: row.name, message }]);
     }
   }
 

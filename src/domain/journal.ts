@@ -7,9 +7,12 @@
  *   1. An event that anybody has seen is durable.
  *   2. Ids grow by one per event that was kept; those of a failed commit are skipped.
  *   3. At most EVENTS_MAX events are kept, in the store as in memory.
+ *   4. What has to be remembered of things that are so already (`keep`) is stored before anything that is committed after its
+ *      first try, however long the store takes nothing. Until then it is in memory, and the engine's own files have it.
  */
+import { endOnBug } from "../base/assert.ts";
 import { TidemarkError } from "../base/errors.ts";
-import { EVENTS_MAX } from "../base/limits.ts";
+import { EVENTS_MAX, SESSIONS_MAX } from "../base/limits.ts";
 import type { Clock } from "../base/ports.ts";
 import type { EventRow } from "../store/rows.ts";
 import type { Change, Store } from "../store/store.ts";
@@ -40,20 +43,44 @@ export type EventType =
   | "copy.copied"
   | "copy.completed"
   | "copy.cancelled"
-  | "copy.failed";
+  | "copy.failed"
+  | "copy.adopted"
+  | "copy.corrected"
+  | "copy.lost"
+  | "engine.trouble"
+  | "metadata.damaged"
+  | "metadata.repaired";
 
 /** What a mutation stores about its answer, so that a repeated request gets it again; see request-ids.ts. */
 export type Recorder<T> = (result: T) => readonly Change[];
 export const NO_RECORD: Recorder<unknown> = () => [];
+
+/** Between attempts to store what is kept. */
+const RETRY_AFTER_MS = 5000;
+/** Ends of all sessions, and as many other events. */
+const KEPT_MAX = 2 * SESSIONS_MAX;
 
 interface Prepared {
   readonly row: EventRow;
   state: "pending" | "durable" | "dropped";
 }
 
+/** Changes and events of something that is so already. */
+interface Kept {
+  readonly changes: readonly Change[];
+  readonly events: readonly (NewEvent & { readonly timeMs: number })[];
+  readonly stored: () => void;
+}
+
 export class Journal {
   readonly #store: Store;
   readonly #clock: Clock;
+  readonly #report: (what: string, error: unknown) => void;
+  /** Oldest first. */
+  readonly #kept: Kept[] = [];
+  #settling: Promise<void> | undefined;
+  #retrying: Promise<void> | undefined;
+  readonly #stopped = new AbortController();
   /** Durable events, oldest first. */
   readonly #events: EventRow[] = [];
   /** Events whose commit has not ended, or that wait for one before them. */
@@ -62,9 +89,10 @@ export class Journal {
   #oldestStored = 1;
   readonly #listeners = new Set<() => void>();
 
-  constructor(store: Store, clock: Clock) {
+  constructor(store: Store, clock: Clock, report: (what: string, error: unknown) => void) {
     this.#store = store;
     this.#clock = clock;
+    this.#report = report;
   }
 
   /** Reads the events of earlier runs. */
@@ -76,6 +104,70 @@ export class Journal {
 
   /** Makes changes and events durable, all or nothing. METADATA_WRITE_FAILED. */
   async commit(changes: readonly Change[], events: readonly NewEvent[]): Promise<void> {
+    if (this.#kept.length > 0) await this.settle();
+    await this.#commit(changes, events);
+  }
+
+  /**
+   * For what is so already and only has to be remembered: stores it now or, when that fails, before the next commit; it is
+   * tried again from time to time. Resolves after the first try; `stored` is called when it is durable.
+   */
+  async keep(
+    changes: readonly Change[],
+    events: readonly NewEvent[],
+    stored: () => void = () => undefined,
+  ): Promise<void> {
+    const timeMs = this.#clock.nowMs();
+    try {
+      await this.commit(changes, events);
+    } catch (error) {
+      endOnBug(error);
+      this.#report("what has happened could not be recorded yet", error);
+      if (this.#kept.length >= KEPT_MAX)
+        return this.#report("too much waits to be recorded; the next start sees to it", error);
+      this.#kept.push({ changes, events: events.map((event) => ({ ...event, timeMs })), stored });
+      this.#retrying ??= this.#retry();
+      return;
+    }
+    stored();
+  }
+
+  /** Resolves when nothing is kept that is not stored. METADATA_WRITE_FAILED while that cannot be done. */
+  settle(): Promise<void> {
+    if (this.#kept.length === 0) return Promise.resolve();
+    this.#settling ??= this.#settle().finally(() => {
+      this.#settling = undefined;
+    });
+    return this.#settling;
+  }
+
+  /** True when nothing is kept that is not stored. */
+  get isSettled(): boolean {
+    return this.#kept.length === 0;
+  }
+
+  /** Ends the tries from time to time; `commit` still makes one. */
+  stop(): void {
+    this.#stopped.abort();
+  }
+
+  async #settle(): Promise<void> {
+    for (let first = this.#kept[0]; first !== undefined; first = this.#kept[0]) {
+      await this.#commit(first.changes, first.events);
+      this.#kept.shift();
+      first.stored();
+    }
+  }
+
+  async #retry(): Promise<void> {
+    while (this.#kept.length > 0 && !this.#stopped.signal.aborted) {
+      await this.#clock.sleep(RETRY_AFTER_MS, this.#stopped.signal);
+      await this.settle().catch(endOnBug); // reported when it was kept
+    }
+    this.#retrying = undefined;
+  }
+
+  async #commit(changes: readonly Change[], events: readonly (NewEvent & { timeMs?: number })[]): Promise<void> {
     const prepared = events.map((event) => this.#prepare(event));
     const rows = prepared.map(({ row }): Change => ({ table: "events", put: row }));
     try {
@@ -118,8 +210,9 @@ export class Journal {
     return () => this.#listeners.delete(listener);
   }
 
-  #prepare(event: NewEvent): Prepared {
-    const row = { attributes: {}, ...event, id: this.#nextId++, timeMs: this.#clock.nowMs() };
+  #prepare(event: NewEvent & { timeMs?: number }): Prepared {
+    const { timeMs = this.#clock.nowMs(), attributes = {}, ...rest } = event;
+    const row = { ...rest, attributes, id: this.#nextId++, timeMs };
     const prepared: Prepared = { row, state: "pending" };
     this.#prepared.push(prepared);
     return prepared;

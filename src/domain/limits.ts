@@ -4,6 +4,10 @@
 export const LOCK_WAITERS_MAX = 1024;
 /** Expired answers dropped with each new one. */
 export const REQUESTS_DROPPED_AT_ONCE = 16;
+/** Copies put right in one commit at start: at most two changes and one event each. */
+export const CORRECTIONS_AT_ONCE = 256;
+/** Answers kept in memory while they cannot be stored: repetitions get them from there. */
+export const UNSTORED_ANSWERS_MAX = 1024;
 /** Extents asked of the engine, and sent, at once. */
 export const EXTENTS_AT_ONCE = 4096;
 /** Chunks read ahead of a client, and writes under way for it. */

@@ -6,10 +6,10 @@
  */
 import type { TidemarkError } from "../base/errors.ts";
 import type { MetadataFinding, VolumeSpec } from "../engine/engine-api.ts";
-import type { ExportRow, Rows, TableName, VolumeRow } from "../store/rows.ts";
+import type { CopyRow, ExportRow, Rows, TableName, VolumeRow } from "../store/rows.ts";
 import type { Store } from "../store/store.ts";
 import { volumeSpecOf } from "./catalog.ts";
-import { COPY_COUNTER } from "./copies.ts";
+import { COPY_COUNTER } from "./copy-numbers.ts";
 import { copyId, parseCopyId, volumeName } from "./names.ts";
 
 export type { MetadataFinding } from "../engine/engine-api.ts";
@@ -22,11 +22,27 @@ export interface CheckedRows {
   readonly findings: readonly MetadataFinding[];
   /** Undefined when a row that would say it is damaged. */
   readonly volumes: readonly VolumeSpec[] | undefined;
-  /** Numbers of the copies that are over. */
-  readonly endedCopies: ReadonlySet<number>;
-  /** The last number that may have been given to a copy. */
-  readonly lastCopy: number;
+  /** What is said of copies; undefined when a row that would say it is damaged. */
+  readonly copies: CopyRows | undefined;
 }
+
+interface CopyRows {
+  readonly rows: readonly CopyRow[];
+  /** Numbers of those that are over. */
+  readonly ended: ReadonlySet<number>;
+  /** The last number that may have been given out. */
+  readonly lastNumber: number;
+}
+
+/** What the engine's files say of copies. */
+export interface CopyFiles {
+  readonly sessions: readonly { readonly id: string; readonly generation: number }[];
+  /** Over, and perhaps not recorded yet. */
+  readonly endedIds: readonly string[];
+}
+
+const TOGETHER =
+  "put back a database and a state directory of the same time; otherwise cancel the copy when the box runs, and start it again";
 
 interface Found {
   readonly findings: MetadataFinding[];
@@ -44,9 +60,11 @@ export async function checkRows(store: Store): Promise<CheckedRows> {
   const [box] = await readTable(store, "box", found);
   const volumes = await readTable(store, "volumes", found);
   const exports = await readTable(store, "exports", found);
+  const copies = await readTable(store, "copies", found);
   const ended = await readTable(store, "ended-copies", found);
   const counters = await readTable(store, "counters", found);
-  for (const table of ["events", "requests"] as const) await readTable(store, table, found);
+  const lastNumber = counters.find(({ name }) => name === COPY_COUNTER)?.value ?? 0;
+  for (const table of ["events", "requests", "intents"] as const) await readTable(store, table, found);
   const identified = box !== undefined || volumes.length === 0;
   if (!identified && !found.damaged.has("box")) found.findings.push(missingBox());
   found.findings.push(...duplicates(volumes, box?.number ?? 1));
@@ -56,37 +74,66 @@ export async function checkRows(store: Store): Promise<CheckedRows> {
   return {
     findings: found.findings,
     volumes: known ? registered.map((row) => volumeSpecOf(box?.number ?? 1, row)) : undefined,
-    endedCopies: new Set(ended.map(({ number }) => number)),
-    lastCopy: counters.find(({ name }) => name === COPY_COUNTER)?.value ?? 0,
+    copies:
+      found.damaged.size > 0
+        ? undefined
+        : { rows: copies, ended: new Set(ended.map(({ number }) => number)), lastNumber },
   };
 }
 
-/** Copies of which the engine has files, against what the rows say of them. */
-export function checkCopies(rows: CheckedRows, sessionIds: readonly string[]): MetadataFinding[] {
-  return sessionIds.flatMap((id): MetadataFinding[] => {
+/** Copies of which the engine has files, against what the rows say of them. The files are the authority. */
+export function checkCopies({ copies }: CheckedRows, state: CopyFiles): MetadataFinding[] {
+  if (copies === undefined) return [];
+  const findings: MetadataFinding[] = [];
+  const rows = new Map(copies.rows.map((row) => [row.number, row]));
+  for (const { id, generation } of state.sessions) {
     const number = parseCopyId(id) ?? 0;
-    const older = { kind: "stale", severity: "error", path: DATABASE_PATH, subject: id } as const;
-    const remedy =
-      "put back a database and a state directory of the same time; otherwise cancel the copy when the box runs";
-    if (number > rows.lastCopy)
-      return [
-        finding({
-          ...older,
-          message: `there are files of copy ${id}, but the database has given out numbers up to ${copyId(rows.lastCopy)} only`,
-          cost: "names and history of the box are older than its copies",
-          remedy,
-        }),
-      ];
-    if (!rows.endedCopies.has(number)) return [];
-    return [
-      finding({
-        ...older,
-        path: `${STATE_PATH}/sessions/${id}`,
-        message: `the database says that copy ${id} is over, its files say that it is not`,
-        cost: "the state directory is older than the database: its maps may miss what was written since",
-        remedy,
-      }),
-    ];
+    const row = rows.get(number);
+    rows.delete(number);
+    if (number > copies.lastNumber) findings.push(olderDatabase(id, copies.lastNumber));
+    else if (copies.ended.has(number)) findings.push(olderState(id, `copy ${id} is over`, "that it is not"));
+    else if (row !== undefined && row.generation > generation)
+      findings.push(olderState(id, `copy ${id} has run ${row.generation} times`, `${generation} times`));
+  }
+  for (const number of rows.keys()) {
+    const id = copyId(number);
+    if (!copies.ended.has(number) && !state.endedIds.includes(id)) findings.push(lostFiles(id));
+  }
+  return findings;
+}
+
+function olderDatabase(id: string, lastNumber: number): MetadataFinding {
+  return finding({
+    kind: "stale",
+    severity: "error",
+    subject: id,
+    message: `there are files of copy ${id}, but the database has given out no number above ${lastNumber}`,
+    cost: "names and history of the box are older than its copies",
+    remedy: TOGETHER,
+  });
+}
+
+function olderState(id: string, database: string, files: string): MetadataFinding {
+  return finding({
+    kind: "stale",
+    severity: "error",
+    path: `${STATE_PATH}/sessions/${id}`,
+    subject: id,
+    message: `the database says that ${database}, its files say ${files}`,
+    cost: "the state directory is older than the database: its maps may miss what was written since",
+    remedy: TOGETHER,
+  });
+}
+
+function lostFiles(id: string): MetadataFinding {
+  return finding({
+    kind: "missing",
+    severity: "error",
+    path: `${STATE_PATH}/sessions/${id}`,
+    subject: id,
+    message: `the database knows copy ${id}, and there are no files of it`,
+    cost: `copy ${id} is recorded as over; its destination must not be relied on`,
+    remedy: "put the files back if they were moved; otherwise start the copy again",
   });
 }
 

@@ -13,6 +13,7 @@ import type { VolumeFacts, VolumeStatus } from "../engine/engine-api.ts";
 import type { VolumeRow } from "../store/rows.ts";
 import type { Change } from "../store/store.ts";
 import { type Context, newUid } from "./context.ts";
+import { type Intent, NO_INTENT } from "./intents.ts";
 import type { NewEvent, Recorder } from "./journal.ts";
 import { checkLabel } from "./names.ts";
 import { type Page, type PageRequest, pageOf } from "./pages.ts";
@@ -125,12 +126,14 @@ export class Volumes {
   }
 
   /** Takes a volume out of the box. Errors as VolumeService.DeleteVolume. */
-  delete(
+  async delete(
     request: { readonly name: string; readonly file: "keep" | "remove" },
     record: Recorder<undefined>,
+    intent: Intent = NO_INTENT,
   ): Promise<void> {
+    if (intent.earlier?.done === true) return this.#context.journal.keep(record(undefined), []);
     const { uid } = this.#context.catalog.volume(request.name);
-    return this.#context.locks.run([uid], () => this.#delete(uid, request.file, record));
+    return this.#context.locks.run([uid], () => this.#delete(uid, request.file, record, intent));
   }
 
   /** Partitions in order of their numbers. VOLUME_NOT_FOUND, VOLUME_UNAVAILABLE, MEDIUM_ERROR. */
@@ -227,7 +230,7 @@ export class Volumes {
     const { engine, journal, catalog, report } = this.#context;
     try {
       if (removeFile) await engine.removeFile(row.path);
-      await journal.commit([{ table: "volumes", remove: row.uid }], []);
+      await journal.keep([{ table: "volumes", remove: row.uid }], []);
     } catch (error) {
       report(`the intent to create ${row.path} stays until the next start`, error);
     }
@@ -279,15 +282,13 @@ export class Volumes {
   }
 
   async #restore(row: VolumeRow): Promise<void> {
-    const { journal, catalog, report } = this.#context;
+    const { journal, catalog } = this.#context;
     const settled = { ...row, resizingToBytes: 0 };
-    await journal
-      .commit([{ table: "volumes", put: settled }], [])
-      .then(() => catalog.putVolume(settled))
-      .catch((error) => report(`the intent to resize ${row.path} stays until the next start`, error));
+    catalog.putVolume(settled);
+    await journal.keep([{ table: "volumes", put: settled }], []);
   }
 
-  async #delete(uid: string, file: "keep" | "remove", record: Recorder<undefined>): Promise<void> {
+  async #delete(uid: string, file: "keep" | "remove", record: Recorder<undefined>, intent: Intent): Promise<void> {
     const { engine, journal, catalog } = this.#context;
     const row = this.#present(uid, "");
     const name = catalog.nameOf(row);
@@ -299,7 +300,6 @@ export class Volumes {
         field: "delete_file",
         metadata: { path: row.path },
       });
-    await engine.removeVolume(uid);
     const removal: Change[] = [{ table: "volumes", remove: uid }];
     const event: NewEvent = {
       type: "volume.deleted",
@@ -307,26 +307,42 @@ export class Volumes {
       message: `${name} taken out of the box, its file ${file === "remove" ? "removed" : "kept"}`,
       attributes: { path: row.path, file },
     };
-    if (file === "remove") {
-      const deleting: VolumeRow = { ...row, state: "deleting" };
-      await journal.commit([{ table: "volumes", put: deleting }], []);
-      catalog.putVolume(deleting);
-      await engine.removeFile(row.path).catch((error) => this.#takeBack(row, error));
+    await engine.removeVolume(uid);
+    try {
+      if (file === "keep") await journal.commit([...removal, ...record(undefined)], [event]);
+      else {
+        const deleting: Change = { table: "volumes", put: { ...row, state: "deleting" } };
+        await journal.commit([deleting, ...intent.begin({ action: "delete-volume", volumeUid: uid })], []);
+      }
+    } catch (error) {
+      intent.withdraw(); // nothing of it was stored
+      await this.#openAgain(row);
+      throw error;
     }
-    await journal.commit([...removal, ...record(undefined)], [event]);
+    if (file === "remove") {
+      catalog.putVolume({ ...row, state: "deleting" });
+      await engine.removeFile(row.path).catch((error) => this.#takeBack(row, intent, error));
+      await journal.keep([...removal, ...record(undefined)], [event]);
+    }
     catalog.dropVolume(uid);
   }
 
   /** A file that cannot be removed: the volume stays, and the caller hears why. */
-  async #takeBack(row: VolumeRow, error: unknown): Promise<never> {
-    const { engine, journal, catalog, report } = this.#context;
-    const name = catalog.nameOf(row);
-    await journal.commit([{ table: "volumes", put: row }], []);
+  async #takeBack(row: VolumeRow, intent: Intent, error: unknown): Promise<never> {
+    const { journal, catalog } = this.#context;
+    await journal.keep([{ table: "volumes", put: row }, ...intent.withdraw()], []);
     catalog.putVolume(row);
+    await this.#openAgain(row);
+    throw error;
+  }
+
+  /** Opens a volume whose removal did not come about. */
+  async #openAgain(row: VolumeRow): Promise<void> {
+    const { engine, catalog, report } = this.#context;
+    const name = catalog.nameOf(row);
     await engine
       .addVolume({ uid: row.uid, name, path: row.path, sizeBytes: row.sizeBytes })
       .catch((failure) => report(`${name} could not be opened again`, failure));
-    throw error;
   }
 
   /** The volume, unless it went while the caller waited for its lock. */

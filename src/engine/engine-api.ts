@@ -126,6 +126,13 @@ export interface SessionStatus {
   readonly failure: { readonly cause: CopyFailure; readonly message: string } | undefined;
 }
 
+/** A session that is over, kept until the domain has recorded it. */
+export interface EndedSession {
+  readonly session: SessionStatus;
+  /** True when the destination holds a complete copy of the point. */
+  readonly destinationUsable: boolean;
+}
+
 export interface CopyPlan {
   readonly reason: CopyReason;
   readonly existingId: string | undefined;
@@ -215,11 +222,21 @@ export type EngineEvent =
   | { readonly type: "engine.trouble"; readonly message: string }
   | { readonly type: "nbd.connected" | "nbd.disconnected"; readonly exportName: string; readonly peer: string };
 
+/** What the engine found when it started. */
+export interface EngineFound {
+  readonly volumes: VolumeStatus[];
+  readonly sessions: SessionStatus[];
+  /** Sessions that had ended in an earlier run and were not forgotten. */
+  readonly ended: EndedSession[];
+}
+
 export interface EngineApi {
   /** Opens volumes (one that cannot be opened is left offline, with its reason), loads sessions, resumes copying. */
-  start(config: EngineConfig): Promise<{ readonly volumes: VolumeStatus[]; readonly sessions: SessionStatus[] }>;
+  start(config: EngineConfig): Promise<EngineFound>;
   /** Drains, makes everything durable, closes everything. Idempotent. */
   stop(): Promise<void>;
+
+  // What has to do with a device ends within DEVICE_STEP_TIMEOUT_MS, with DEVICE_TIMEOUT if it stalls.
 
   /** Looks at a path without keeping it open: size, kind, and whether it may be used. */
   inspectPath(path: string): Promise<VolumeFacts>;
@@ -230,7 +247,15 @@ export interface EngineApi {
   addVolume(spec: VolumeSpec): Promise<VolumeFacts>;
   /** VOLUME_BUSY while sessions or exports use it. */
   removeVolume(uid: string): Promise<void>;
-  /** `sizeBytes` 0 takes over the backing's present size. VOLUME_BUSY, SIZE_INVALID. */
+  /**
+   * Opens a volume again that is not online, as it was: the same file or device, at least as large (VOLUME_SHRUNK,
+   * PATH_NOT_USABLE). Its copies go on. One that is online stays as it is.
+   */
+  reopenVolume(uid: string): Promise<VolumeFacts>;
+  /**
+   * `sizeBytes` 0 opens it again with the backing's present size, also when it is not online. VOLUME_BUSY, SIZE_INVALID.
+   * After DEVICE_TIMEOUT the volume is not online, and its size may be the old one or the new.
+   */
   resizeVolume(uid: string, sizeBytes: number): Promise<VolumeFacts>;
   volumeStatus(uid: string): Promise<VolumeStatus>;
   partitions(uid: string): Promise<PartitionFacts[]>;
@@ -239,11 +264,13 @@ export interface EngineApi {
   startSessions(requests: readonly StartRequest[]): Promise<SessionStatus[]>;
   /** One point for all sessions, all or none. */
   restartSessions(ids: readonly string[]): Promise<SessionStatus[]>;
-  cancelSession(id: string): Promise<{ readonly session: SessionStatus; readonly destinationUsable: boolean }>;
+  cancelSession(id: string): Promise<EndedSession>;
   stopTracking(id: string): Promise<SessionStatus>;
   setPace(id: string, pace: number): Promise<SessionStatus>;
   sessionStatus(id: string): Promise<SessionStatus>;
   sessions(): Promise<SessionStatus[]>;
+  /** The end of this session is recorded: nothing of it needs to be kept any more. Idempotent. */
+  forgetSession(id: string): Promise<void>;
   explain(request: Omit<StartRequest, "id" | "pace">): Promise<CopyPlan>;
 
   /** What there is to scrub: everything, or one volume with its sessions and the log of the box. VOLUME_NOT_FOUND. */

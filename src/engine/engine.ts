@@ -7,7 +7,18 @@
  */
 import { systemClock } from "../base/clock.ts";
 import { TidemarkError } from "../base/errors.ts";
-import { COPIER_WORKERS, PACE_MAX, PACE_MIN, RPC_CHUNK_BYTES } from "../base/limits.ts";
+import {
+  ACTIVITY_LOG_CHECKPOINT_BYTES,
+  ACTIVITY_SLOTS,
+  COPIER_WORKERS,
+  DEVICE_STEP_TIMEOUT_MS,
+  PACE_MAX,
+  PACE_MIN,
+  RPC_CHUNK_BYTES,
+  STOP_CLIENTS_CUT_MS,
+  STOP_CLIENTS_MS,
+  STOP_COPIERS_MS,
+} from "../base/limits.ts";
 import type { AllocationExtent, ByteExtent, Clock } from "../base/ports.ts";
 import { Scrubber } from "./check/scrubber.ts";
 import { identityOf } from "./device/identity.ts";
@@ -18,9 +29,11 @@ import { FailStop } from "./durable/fail-stop.ts";
 import { systemStateFiles } from "./durable/system-state-files.ts";
 import type {
   CopyPlan,
+  EndedSession,
   EngineApi,
   EngineConfig,
   EngineEvent,
+  EngineFound,
   ExportSpec,
   ExportStatus,
   ExtentRef,
@@ -37,11 +50,14 @@ import { storeStamps } from "./foreign-writes.ts";
 import { Exports } from "./io/exports.ts";
 import { VolumeTarget } from "./io/volume-target.ts";
 import { loadCore } from "./map/core.ts";
+import type { IoTarget } from "./nbd/io-target.ts";
 import { NbdServer } from "./nbd/server.ts";
 import type { EnginePorts, OpenedDevice } from "./ports.ts";
 import { recover } from "./recovery.ts";
 import type { SessionSet } from "./session/session-set.ts";
-import { createVolumeFile, inspectVolumePath, removeVolumeFile } from "./volume/volume-file.ts";
+import { endedWithin, within } from "./sync/deadline.ts";
+import type { Volume } from "./volume/volume.ts";
+import { removeVolumeFile } from "./volume/volume-file.ts";
 import { VolumeSet } from "./volume/volume-set.ts";
 
 /** What tests and the simulator may replace. */
@@ -64,11 +80,17 @@ interface Running {
   readonly scrubber: Scrubber;
 }
 
-export async function createEngine(options: EngineOptions = {}): Promise<EngineApi> {
+/** The engine in the caller's own thread. */
+export interface LocalEngine extends EngineApi {
+  /** What the NBD door gets: the same bytes, with zeroing and trimming. */
+  target(extent: ExtentRef, access: "read-only" | "writable"): IoTarget;
+}
+
+export async function createEngine(options: EngineOptions = {}): Promise<LocalEngine> {
   return new Engine(options);
 }
 
-class Engine implements EngineApi {
+class Engine implements LocalEngine {
   readonly #options: EngineOptions;
   readonly #clock: Clock;
   readonly #exports = new Exports();
@@ -93,16 +115,18 @@ class Engine implements EngineApi {
     this.#listener = listener;
   }
 
-  async start(config: EngineConfig): Promise<{ volumes: VolumeStatus[]; sessions: SessionStatus[] }> {
+  async start(config: EngineConfig): Promise<EngineFound> {
     if (this.#running) throw new TidemarkError("INTERNAL", { message: "the engine is started twice" });
     const emit = (event: EngineEvent) => this.#listener(event);
-    const core = await loadCore();
     const given = (await this.#options.ports?.(config)) ?? {};
+    const system = systemStateFiles(config.stateDirectory);
+    system.setReadMode("inline");
     const ports: EnginePorts = {
       clock: this.#clock,
-      core,
+      core: given.core ?? (await loadCore()),
       mover: given.mover ?? createMover({ workers: COPIER_WORKERS }),
-      files: this.#failStop.guard(given.files ?? systemStateFiles(config.stateDirectory)),
+      files: this.#failStop.guard(given.files ?? system),
+      activity: given.activity ?? { slots: ACTIVITY_SLOTS, checkpointBytes: ACTIVITY_LOG_CHECKPOINT_BYTES },
       openDevice: given.openDevice ?? ((path) => openVolumeDevice(path, this.#clock)),
       identityOf: given.identityOf ?? identityOf,
     };
@@ -111,11 +135,12 @@ class Engine implements EngineApi {
       await ports.mover.close();
       throw error;
     });
+    system.setReadMode("threads");
     this.#failStop.arm();
     this.#running = { ports, volumes, sessions, scrubber: new Scrubber({ ports, volumes, sessions }) };
-    const statuses = { volumes: volumes.statuses(), sessions: sessions.statuses() };
+    const found = { volumes: volumes.statuses(), sessions: sessions.statuses(), ended: sessions.ended.list() };
     sessions.resume();
-    return statuses;
+    return found;
   }
 
   async stop(): Promise<void> {
@@ -123,21 +148,18 @@ class Engine implements EngineApi {
     if (!running) return;
     this.#running = undefined;
     this.#failStop.disarm();
-    const failures: unknown[] = [];
-    // What cannot be made durable is recovered at the next start; the rest is closed all the same.
-    for (const step of [
-      () => this.#nbd.close({ graceMs: 2000 }),
-      () => running.scrubber.stop(),
-      () => running.sessions.stop(),
-      async () => {
-        const stamps = await running.volumes.close();
-        // Last, and only when everything before it is durable.
-        if (failures.length === 0) await storeStamps(running.ports.files, stamps);
-      },
-      () => running.ports.mover.close(),
-    ])
-      await step().catch((error: unknown) => failures.push(error));
-    if (failures.length > 0) throw failures[0];
+    const { ports, volumes, sessions, scrubber } = running;
+    await endedWithin(this.#clock, STOP_CLIENTS_MS + STOP_CLIENTS_CUT_MS, [
+      this.#nbd.close({ graceMs: STOP_CLIENTS_MS }),
+      scrubber.stop(),
+    ]);
+    const report = await sessions.stop();
+    const stamps = await volumes.close(report);
+    // Last, and only when everything before it is durable.
+    if (report.failures.length === 0) await storeStamps(ports.files, stamps).catch((error) => report.add(error));
+    await endedWithin(this.#clock, STOP_COPIERS_MS, [ports.mover.close()]);
+    this.#failStop.end();
+    if (report.error) throw report.error;
   }
 
   #parts(): Running {
@@ -151,31 +173,36 @@ class Engine implements EngineApi {
   // --- volumes -------------------------------------------------------------------------------------------------------
 
   async inspectPath(path: string): Promise<VolumeFacts> {
-    await this.#parts().volumes.requireUnshared(path);
-    return inspectVolumePath(path, this.#clock);
+    return this.#parts().volumes.inspect(path);
   }
 
-  createFile(path: string, sizeBytes: number): Promise<void> {
-    return createVolumeFile(path, sizeBytes);
+  async createFile(path: string, sizeBytes: number): Promise<void> {
+    return this.#parts().volumes.createFile(path, sizeBytes);
   }
 
-  removeFile(path: string): Promise<void> {
-    return removeVolumeFile(path);
+  /** Also before the start: leftovers are removed then. */
+  async removeFile(path: string): Promise<void> {
+    return this.#running ? this.#running.volumes.removeFile(path) : removeVolumeFile(path);
   }
 
-  addVolume(spec: VolumeSpec): Promise<VolumeFacts> {
+  async addVolume(spec: VolumeSpec): Promise<VolumeFacts> {
+    return this.#parts().volumes.add(spec);
+  }
+
+  async removeVolume(uid: string): Promise<void> {
     const { volumes, sessions } = this.#parts();
-    return sessions.exclusively(() => volumes.add(spec));
+    await sessions.exclusively(async () => volumes.reserve(uid, "removed"));
+    await volumes.remove(uid);
   }
 
-  removeVolume(uid: string): Promise<void> {
+  async resizeVolume(uid: string, sizeBytes: number): Promise<VolumeFacts> {
     const { volumes, sessions } = this.#parts();
-    return sessions.exclusively(() => volumes.remove(uid));
+    await sessions.exclusively(async () => volumes.reserve(uid, "resized"));
+    return volumes.resize(uid, sizeBytes);
   }
 
-  resizeVolume(uid: string, sizeBytes: number): Promise<VolumeFacts> {
-    const { volumes, sessions } = this.#parts();
-    return sessions.exclusively(() => volumes.resize(uid, sizeBytes));
+  async reopenVolume(uid: string): Promise<VolumeFacts> {
+    return this.#parts().sessions.reopenVolume(uid);
   }
 
   async volumeStatus(uid: string): Promise<VolumeStatus> {
@@ -184,10 +211,13 @@ class Engine implements EngineApi {
 
   async partitions(uid: string): Promise<PartitionFacts[]> {
     const volume = this.#parts().volumes.require(uid);
-    const device = volume.requireDevice();
-    // The table may lie in granules that a copy still owes.
-    await volume.cache(0, Math.min(device.sizeBytes, RPC_CHUNK_BYTES));
-    return readPartitions(device);
+    return within(this.#clock, DEVICE_STEP_TIMEOUT_MS, partitionsOf(volume), () => {
+      return new TidemarkError("DEVICE_TIMEOUT", {
+        message: `the partition table of volume ${volume.name} cannot be read: ${volume.path} does not answer`,
+        hint: "look after the device and the kernel log (dmesg), then try again",
+        metadata: { volume: volume.name, path: volume.path },
+      });
+    });
   }
 
   // --- sessions ------------------------------------------------------------------------------------------------------
@@ -201,7 +231,7 @@ class Engine implements EngineApi {
     return this.#parts().sessions.restart(ids);
   }
 
-  async cancelSession(id: string): Promise<{ session: SessionStatus; destinationUsable: boolean }> {
+  async cancelSession(id: string): Promise<EndedSession> {
     return this.#parts().sessions.cancel(id);
   }
 
@@ -222,6 +252,11 @@ class Engine implements EngineApi {
     return this.#parts().sessions.statuses();
   }
 
+  async forgetSession(id: string): Promise<void> {
+    const { sessions } = this.#parts();
+    await sessions.exclusively(() => sessions.ended.forget(id));
+  }
+
   async explain(request: Omit<StartRequest, "id" | "pace">): Promise<CopyPlan> {
     return this.#parts().sessions.explain(request);
   }
@@ -237,7 +272,7 @@ class Engine implements EngineApi {
   // --- data ----------------------------------------------------------------------------------------------------------
 
   async read(extent: ExtentRef, offsetBytes: number, lengthBytes: number, into?: Uint8Array): Promise<Uint8Array> {
-    const target = this.#target(extent, "read-only");
+    const target = this.target(extent, "read-only");
     requireRange(extent, offsetBytes, lengthBytes);
     requireChunk(lengthBytes);
     const bytes = into?.length === lengthBytes ? into : new Uint8Array(lengthBytes);
@@ -246,7 +281,7 @@ class Engine implements EngineApi {
   }
 
   async write(extent: ExtentRef, offsetBytes: number, data: Uint8Array): Promise<void> {
-    const target = this.#target(extent, "writable");
+    const target = this.target(extent, "writable");
     requireRange(extent, offsetBytes, data.length);
     requireChunk(data.length);
     if (data.length > 0 && !target.tryWrite(offsetBytes, data)) await target.write(offsetBytes, data);
@@ -260,7 +295,7 @@ class Engine implements EngineApi {
     extent: ExtentRef,
     range: { sinceEpoch: number; untilEpoch: number; offsetBytes: number; lengthBytes: number; extentsMax: number },
   ): Promise<ByteExtent[]> {
-    const target = this.#target(extent, "read-only");
+    const target = this.target(extent, "read-only");
     requireRange(extent, range.offsetBytes, range.lengthBytes);
     const { sinceEpoch, untilEpoch, offsetBytes, lengthBytes, extentsMax } = range;
     return target.changedBetween(sinceEpoch, untilEpoch, offsetBytes, lengthBytes, extentsMax);
@@ -270,13 +305,13 @@ class Engine implements EngineApi {
     extent: ExtentRef,
     range: { offsetBytes: number; lengthBytes: number; extentsMax: number },
   ): Promise<AllocationExtent[]> {
-    const target = this.#target(extent, "read-only");
+    const target = this.target(extent, "read-only");
     requireRange(extent, range.offsetBytes, range.lengthBytes);
     if (range.lengthBytes === 0) return [];
     return target.allocation(range.offsetBytes, range.lengthBytes, range.extentsMax);
   }
 
-  #target(extent: ExtentRef, access: "read-only" | "writable"): VolumeTarget {
+  target(extent: ExtentRef, access: "read-only" | "writable"): VolumeTarget {
     return new VolumeTarget(this.#parts().volumes.require(extent.volumeUid), extent, access);
   }
 
@@ -299,7 +334,8 @@ class Engine implements EngineApi {
         hint: "disconnect the clients, or remove the export with --force",
       });
     this.#exports.remove(name);
-    await this.#nbd.disconnect(name);
+    // The clients are hung up on; what a stalled device still owes them is not waited for.
+    await endedWithin(this.#clock, DEVICE_STEP_TIMEOUT_MS, [this.#nbd.disconnect(name)]);
   }
 
   async exportStatus(): Promise<ExportStatus[]> {
@@ -316,6 +352,13 @@ function throwUncaught(error: TidemarkError): void {
 async function openVolumeDevice(path: string, clock: Clock): Promise<OpenedDevice> {
   const device = await openDevice(path, { clock });
   return { device, identity: await identityOf(path) };
+}
+
+async function partitionsOf(volume: Volume): Promise<PartitionFacts[]> {
+  const device = volume.requireDevice();
+  // The table may lie in granules that a copy still owes.
+  await volume.cache(0, Math.min(device.sizeBytes, RPC_CHUNK_BYTES));
+  return readPartitions(device);
 }
 
 function requirePace(pace: number): void {

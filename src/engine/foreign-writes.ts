@@ -4,13 +4,15 @@
  * Role: a clean stop leaves, as its last file, a stamp of every volume (inode, size and time of the last write of a file);
  * a start compares. A volume whose stamp differs has changes that nobody tracked and old data that nobody preserved.
  * Invariants:
- *   1. The stamps are removed, durably, before the engine writes to any volume, and only after all that follows from a
- *      difference is durable: a crash in between leads to the same comparison again.
+ *   1. A stamp is removed, durably, before the engine writes to its volume, and only after all that follows from a
+ *      difference is durable: a crash in between leads to the same comparison again. That of a volume which cannot be
+ *      opened stays until it can.
  *   2. No stamps (a kill, a power loss, a block device): nothing is concluded. Outside a clean stop a foreign write to an
  *      image file cannot be told from our own.
  * Source: data-safety 1.10 "Clean stop"; format: docs/file-formats.md.
  */
 import { asTidemarkError, TidemarkError } from "../base/errors.ts";
+import type { BlockDevice } from "../base/ports.ts";
 import { encodeJson, parseJson } from "./durable/fields.ts";
 import { FrameLog } from "./durable/frame-log.ts";
 import { isDamage, type StateFiles } from "./durable/state-files.ts";
@@ -65,8 +67,12 @@ export function readStampFrame(payload: Uint8Array): [uid: string, stamp: string
 }
 
 /** Undefined when nobody else has written to the volume, as far as its stamp tells. */
-export async function foreignWriteTo(volume: Volume, stamp: string): Promise<TidemarkError | undefined> {
-  if (stamp === "" || (await volume.requireDevice().stamp()) === stamp) return undefined;
+export async function foreignWriteTo(
+  volume: Volume,
+  device: BlockDevice,
+  stamp: string,
+): Promise<TidemarkError | undefined> {
+  if (stamp === "" || (await device.stamp()) === stamp) return undefined;
   return new TidemarkError("VOLUME_CHANGED_OUTSIDE", {
     message: `volume ${volume.name} (${volume.path}) was written to by another program while the box was stopped`,
     hint: "its next copies are full; keep other programs away from registered volumes",

@@ -10,11 +10,20 @@ export interface OpenedDevice {
   readonly identity: readonly string[];
 }
 
+/** Bounds of the activity logs; a simulator makes them small, so that a small world reaches them. */
+export interface ActivityBounds {
+  /** Regions of a volume that are hot at once. */
+  readonly slots: number;
+  /** A log that is longer is worth a checkpoint. */
+  readonly checkpointBytes: number;
+}
+
 export interface EnginePorts {
   readonly clock: Clock;
   readonly core: Core;
   readonly mover: Mover;
   readonly files: StateFiles;
+  readonly activity: ActivityBounds;
   /** Opens exclusively. */
   openDevice(path: string): Promise<OpenedDevice>;
   /** The same keys without opening. */

@@ -16,15 +16,19 @@ import { isDamage } from "./durable/state-files.ts";
 import type { EngineEvent, VolumeSpec } from "./engine-api.ts";
 import { foreignWriteTo, readStamps, storeStamps } from "./foreign-writes.ts";
 import type { EnginePorts } from "./ports.ts";
+import { EndedSessions } from "./session/ended-sessions.ts";
 import { PointsLog, type RecoveredPoint } from "./session/points-log.ts";
 import { SESSIONS_DIRECTORY } from "./session/session-files.ts";
 import { type FoundSession, readSession } from "./session/session-recovery.ts";
 import { SessionSet } from "./session/session-set.ts";
+import { each } from "./sync/each.ts";
 import type { VolumeSet } from "./volume/volume-set.ts";
 import { VOLUMES_DIRECTORY, VolumeTracking } from "./volume/volume-tracking.ts";
 
 /** Ids that nobody can tell any more whether they were given out are passed over. */
 const EPOCHS_PASSED_OVER = 1_000_000;
+/** Sessions, then volumes, of which the files are read at the same time. */
+const READS_AT_ONCE = 32;
 
 export async function recover(options: {
   ports: EnginePorts;
@@ -44,18 +48,18 @@ export async function recover(options: {
   const { log, points, damage } = await PointsLog.open(files, ports.core);
   if (damage)
     trouble("points may be lost; copies that may have had one since their last checkpoint have failed", damage);
-  for (const spec of specs) await volumes.openAtStart(spec);
-  const state = { points, pointsDamage: damage, trouble };
-  const found: FoundSession[] = [];
-  for (const id of await files.list(SESSIONS_DIRECTORY)) {
-    const session = await readSession(ports, volumes, id, state);
-    if (session) found.push(session);
-  }
-  for (const spec of specs) await readChain(ports, volumes, spec, { ...state, found });
+  await volumes.openAtStart(specs);
+  const ended = new EndedSessions(files);
+  const state = { points, pointsDamage: damage, ended, trouble };
+  const read = await each(await files.list(SESSIONS_DIRECTORY), READS_AT_ONCE, (id) =>
+    readSession(ports, volumes, id, state),
+  );
+  const found = read.filter((session) => session !== undefined);
+  await each(specs, READS_AT_ONCE, (spec) => readChain(ports, volumes, spec, { ...state, found }));
   const known = new Set(specs.map((spec) => spec.uid));
   for (const uid of await files.list(VOLUMES_DIRECTORY))
     if (!known.has(uid)) trouble(`volumes/${uid} is kept`, new Error("its volume is not registered in this box"));
-  const sessions = new SessionSet({ ports, volumes, points: log, emit });
+  const sessions = new SessionSet({ ports, volumes, points: log, ended, emit });
   for (const one of found) await sessions.adoptFound(one, trouble);
   for (const spec of specs) volumes.require(spec.uid).chain.prune();
   if (points.length > 0) sessions.noteUnsettled(specs.map((spec) => volumes.require(spec.uid)));
@@ -82,7 +86,7 @@ async function noticeForeignWrites(
       unseen.set(spec.uid, stamp);
       continue;
     }
-    const foreign = await foreignWriteTo(volume, stamp);
+    const foreign = await foreignWriteTo(volume, volume.requireDevice(), stamp);
     if (!foreign) continue;
     trouble(`foreign write`, foreign);
     await sessions.foreignWrite(volume, foreign);

@@ -12,6 +12,7 @@ import type { Finding } from "../domain/diagnose.ts";
 import type { ExportView } from "../domain/exports.ts";
 import type { EventRow } from "../domain/journal.ts";
 import type { MetadataFinding } from "../domain/row-checks.ts";
+import type { ScrubProgress } from "../domain/scrubs.ts";
 import type { PartitionView, VolumeView } from "../domain/volumes.ts";
 import type { Timestamp } from "../gen/google/protobuf/timestamp.ts";
 import * as box from "../gen/tidemark/v1/box.ts";
@@ -256,6 +257,13 @@ export function toMetadataFinding(finding: MetadataFinding, repaired: "repaired"
     severity: SEVERITIES[finding.severity],
     offsetBytes: offsetBytes === undefined ? undefined : BigInt(offsetBytes),
     page: page === undefined ? undefined : BigInt(page),
+  };
+}
+
+export function toScrubResponse({ found, files, bytes, done, total }: ScrubProgress): box.ScrubResponse {
+  return {
+    finding: found && toMetadataFinding(found.finding, found.state),
+    ...{ files: BigInt(files), bytes: BigInt(bytes), done, total },
   };
 }
 

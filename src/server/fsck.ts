@@ -70,7 +70,7 @@ async function lookAt(directory: StateDirectory, rows: CheckedRows): Promise<Sta
       remedy: "restore the `state` folder from where it was moved; without it every copy has to be started again",
     };
     const findings = [{ ...findingOf(error, context), repairable: false }];
-    return { findings, omitted: 0, files: 0, bytes: 0, sessionIds: [] };
+    return { findings, omitted: 0, files: 0, bytes: 0, sessions: [], endedIds: [] };
   }
 }
 
@@ -95,7 +95,7 @@ function reportOf(
     (finding): FsckFinding => ({ finding: inDataDirectory(finding), state: left(finding) ? "left" : "repaired" }),
   );
   const fresh = after.findings.filter((finding) => !before.findings.some((other) => isSame(other, finding)));
-  const ofRows = [...rows.findings, ...checkCopies(rows, after.sessionIds)];
+  const ofRows = [...rows.findings, ...checkCopies(rows, after)];
   const { files, bytes, omitted } = before;
   return {
     directory: directory.path,
@@ -114,7 +114,7 @@ function isSame(one: MetadataFinding, other: MetadataFinding): boolean {
 
 /** The rows, read from a copy. */
 async function readDatabase({ path, database, engine }: StateDirectory): Promise<CheckedRows> {
-  const nothing = { volumes: undefined, endedCopies: new Set<number>(), lastCopy: Number.POSITIVE_INFINITY };
+  const nothing = { volumes: undefined, copies: undefined };
   if (!(await exists(join(database, "CURRENT")))) {
     if (!(await exists(join(engine, "sessions")))) return { ...nothing, findings: [], volumes: [] };
     return { ...nothing, findings: [databaseFinding("missing", `${database} is missing or empty`)] };

@@ -12,6 +12,7 @@ import {
   Metadata,
   type ServerWritableStream,
 } from "@grpc/grpc-js";
+import { type Intent, NO_INTENT } from "../domain/intents.ts";
 import type { Recorder } from "../domain/journal.ts";
 import { NO_RECORD } from "../domain/journal.ts";
 import type { RequestIds } from "../domain/request-ids.ts";
@@ -56,18 +57,20 @@ export interface MethodDefinition<Request, Response> {
 export function mutation<Request extends { readonly requestId: string }, Result, Response>(
   parts: { readonly log: LogError; readonly requests: RequestIds },
   method: MethodDefinition<Request, Response>,
-  run: (request: Request, record: Recorder<Result>) => Promise<Result>,
+  run: (request: Request, record: Recorder<Result>, intent: Intent) => Promise<Result>,
   respond: (result: Result) => Response,
 ): handleUnaryCall<Request, Response> {
   const execute = async (request: Request): Promise<Response> => {
-    if (request.requestId === "") return respond(await run(request, NO_RECORD));
+    if (request.requestId === "") return respond(await run(request, NO_RECORD, NO_INTENT));
     const bytes = method.requestSerialize(request);
-    const response = await parts.requests.once({ id: request.requestId, method: method.path, bytes }, async (store) => {
+    const identified = { id: request.requestId, method: method.path, bytes };
+    const response = await parts.requests.once(identified, async (store, intent) => {
       let stored: Uint8Array | undefined;
-      const result = await run(request, (value) => {
+      const record: Recorder<Result> = (value) => {
         stored = method.responseSerialize(respond(value));
         return store(stored);
-      });
+      };
+      const result = await run(request, record, intent);
       return stored ?? method.responseSerialize(respond(result));
     });
     return method.responseDeserialize(Buffer.from(response));

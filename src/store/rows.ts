@@ -2,7 +2,8 @@
  * Rows of the store: what the box remembers beside the engine's own files, as plain values.
  *
  * Role: types only. Times are milliseconds since 1970, sizes and offsets are bytes, all exact in a double.
- * The engine's session files are the authority on live sessions; the store holds names, policy and history.
+ * The engine's session files are the authority on live sessions; their rows only say which there have to be. Beside them
+ * the store holds names, policy and history.
  */
 
 export interface BoxRow {
@@ -47,6 +48,18 @@ export interface ExtentRow {
   readonly name: string;
   readonly offsetBytes: number;
   readonly lengthBytes: number;
+}
+
+/** A session that exists, as of the last change of its phase that was recorded. */
+export interface CopyRow {
+  readonly number: number;
+  readonly source: ExtentRow;
+  readonly destination: ExtentRow;
+  readonly kind: string;
+  readonly createdMs: number;
+  readonly pointMs: number;
+  readonly generation: number;
+  readonly phase: string;
 }
 
 export interface EndedCopyRow {
@@ -95,6 +108,34 @@ export interface RequestRow {
   readonly answeredMs: number;
 }
 
+export type IntentAction = "fire" | "cancel" | "stop-tracking" | "delete-volume";
+
+export interface IntentTargetRow {
+  /** Number for a new session; 0 when none may be made. */
+  readonly newNumber: number;
+  /** Session that exists, and its generation and point before; 0 if none. */
+  readonly number: number;
+  readonly generation: number;
+  readonly pointMs: number;
+}
+
+/** What a request is about to do: written before it acts, removed with its answer. */
+export interface IntentRow {
+  readonly id: string;
+  readonly method: string;
+  readonly requestDigest: Uint8Array;
+  readonly begunMs: number;
+  readonly action: IntentAction;
+  /** In the order of the answer. */
+  readonly targets: readonly IntentTargetRow[];
+  /** Empty if no volume is concerned. */
+  readonly volumeUid: string;
+  /** A start has found that it was done; the answer is still to be given. */
+  readonly done: boolean;
+  /** Numbers of the sessions of the answer, once it is done. */
+  readonly sessions: readonly number[];
+}
+
 export interface CounterRow {
   readonly name: string;
   /** Last number that may have been given out. */
@@ -106,13 +147,15 @@ export interface Rows {
   readonly box: BoxRow;
   readonly volumes: VolumeRow;
   readonly exports: ExportRow;
+  readonly copies: CopyRow;
   readonly "ended-copies": EndedCopyRow;
   readonly events: EventRow;
   readonly requests: RequestRow;
+  readonly intents: IntentRow;
   readonly counters: CounterRow;
 }
 
 export type TableName = keyof Rows;
 /** Tables whose keys are numbers; all others have text. */
-export type NumberedTable = "ended-copies" | "events";
+export type NumberedTable = "copies" | "ended-copies" | "events";
 export type KeyOf<T extends TableName> = T extends NumberedTable ? number : string;

@@ -7,8 +7,8 @@
  *   2. `list` and `scan` see one instant: the moment they were called.
  *   3. Rows of a table come in the order of their keys (numbers by value, text by UTF-8 bytes).
  *   4. A value that is not what was written, or belongs to another key, is never returned: METADATA_CORRUPT names it.
- *   5. After a commit has failed the store refuses every further one (METADATA_WRITE_FAILED) until it is opened again:
- *      what a damaged log would make of them is unknown. Reading goes on.
+ *   5. A commit that fails changes nothing, also not later. The ones behind it are refused (METADATA_WRITE_FAILED) while
+ *      the cause lasts, and taken again when it is gone, without a restart. Reading goes on.
  */
 import type { TidemarkError } from "../base/errors.ts";
 import type { KeyOf, Rows, TableName } from "./rows.ts";

@@ -1,11 +1,11 @@
 /**
  * TableStore: the store over any key-value engine.
  *
- * Invariants: commits are handed to the engine in the order of their calls; none is handed over after one has failed;
- * `close` waits for those under way.
+ * Invariants: commits take effect in the order of their calls (commit-line.ts); `close` waits for those under way.
  */
 import { assert } from "../base/assert.ts";
 import { asTidemarkError, TidemarkError } from "../base/errors.ts";
+import { CommitLine } from "./commit-line.ts";
 import { corruptValue, openValue, sealValue } from "./envelope.ts";
 import type { KeyValue, KeyValueChange } from "./key-value.ts";
 import { storeKey, tableRange } from "./keys.ts";
@@ -17,12 +17,12 @@ import { TABLES } from "./tables.ts";
 
 export class TableStore implements Store {
   readonly #engine: KeyValue;
-  readonly #underWay = new Set<Promise<void>>();
-  #failure: unknown;
+  readonly #commits: CommitLine;
   #closing: Promise<void> | undefined;
 
   private constructor(engine: KeyValue) {
     this.#engine = engine;
+    this.#commits = new CommitLine(engine);
   }
 
   /** Settles the schema, then opens. Closes the engine when it throws: SCHEMA_TOO_NEW, METADATA_CORRUPT. */
@@ -73,21 +73,11 @@ export class TableStore implements Store {
     this.#refuseClosed();
     assert(changes.length <= COMMIT_CHANGES_MAX, "a commit has at most COMMIT_CHANGES_MAX changes");
     if (changes.length === 0) return;
-    if (this.#failure !== undefined) throw writeFailed(this.#failure);
-    const done = this.#engine.batch(changes.map(encodeChange));
-    this.#underWay.add(done);
-    try {
-      await done;
-    } catch (error) {
-      this.#failure ??= error;
-      throw writeFailed(error);
-    } finally {
-      this.#underWay.delete(done);
-    }
+    await this.#commits.add(changes.map(encodeChange));
   }
 
   close(): Promise<void> {
-    this.#closing ??= Promise.allSettled(this.#underWay).then(() => this.#engine.close());
+    this.#closing ??= this.#commits.close().then(() => this.#engine.close());
     return this.#closing;
   }
 
@@ -138,16 +128,4 @@ function encodeChange(change: Change): KeyValueChange {
   const body = encode(change.put);
   assert(body.length <= VALUE_BYTES_MAX, "a value is at most VALUE_BYTES_MAX");
   return { type: "put", key, value: sealValue(key, body) };
-}
-
-function writeFailed(cause: unknown): TidemarkError {
-  const reason = cause instanceof Error ? cause.message : String(cause);
-  return new TidemarkError(
-    "METADATA_WRITE_FAILED",
-    {
-      message: `the box could not store its metadata: ${reason}`,
-      hint: "look after the data directory (free space, medium), then restart the daemon; nothing was changed",
-    },
-    { cause },
-  );
 }

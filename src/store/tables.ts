@@ -5,7 +5,18 @@
  * Numbers travel as uint64; a stored number that is not exact in a double is damage, not data.
  */
 import * as wire from "../gen/tidemark/store/v1/store.ts";
-import type { EndedCopyRow, ExtentRow, KeyOf, Rows, TableName, VolumeRow, VolumeRowState } from "./rows.ts";
+import type {
+  CopyRow,
+  EndedCopyRow,
+  ExtentRow,
+  IntentAction,
+  IntentRow,
+  KeyOf,
+  Rows,
+  TableName,
+  VolumeRow,
+  VolumeRowState,
+} from "./rows.ts";
 
 export interface Table<T extends TableName> {
   readonly keyOf: (row: Rows[T]) => KeyOf<T>;
@@ -27,6 +38,7 @@ function oneOf<const W extends string>(words: readonly W[], value: string): W {
 }
 
 const VOLUME_STATES: readonly VolumeRowState[] = ["registered", "creating", "deleting"];
+const ACTIONS: readonly IntentAction[] = ["fire", "cancel", "stop-tracking", "delete-volume"];
 
 const extentToWire = (row: ExtentRow): wire.ExtentRow => ({
   volumeUid: row.volumeUid,
@@ -54,6 +66,62 @@ function decodeVolume(body: Uint8Array): VolumeRow {
     createdMs: exact(message.createdMs),
     state: oneOf(VOLUME_STATES, message.state),
     resizingToBytes: exact(message.resizingToBytes),
+  };
+}
+
+function encodeCopy(row: CopyRow): Uint8Array {
+  return wire.CopyRow.encode({
+    ...row,
+    number: BigInt(row.number),
+    source: extentToWire(row.source),
+    destination: extentToWire(row.destination),
+    createdMs: BigInt(row.createdMs),
+    pointMs: BigInt(row.pointMs),
+    generation: BigInt(row.generation),
+  }).finish();
+}
+
+function decodeCopy(body: Uint8Array): CopyRow {
+  const message = wire.CopyRow.decode(body);
+  return {
+    ...message,
+    number: exact(message.number),
+    source: extentFromWire(message.source),
+    destination: extentFromWire(message.destination),
+    createdMs: exact(message.createdMs),
+    pointMs: exact(message.pointMs),
+    generation: exact(message.generation),
+  };
+}
+
+function encodeIntent(row: IntentRow): Uint8Array {
+  return wire.IntentRow.encode({
+    ...row,
+    requestDigest: Buffer.from(row.requestDigest),
+    begunMs: BigInt(row.begunMs),
+    targets: row.targets.map((target) => ({
+      newNumber: BigInt(target.newNumber),
+      number: BigInt(target.number),
+      generation: BigInt(target.generation),
+      pointMs: BigInt(target.pointMs),
+    })),
+    sessions: row.sessions.map(BigInt),
+  }).finish();
+}
+
+function decodeIntent(body: Uint8Array): IntentRow {
+  const message = wire.IntentRow.decode(body);
+  return {
+    ...message,
+    begunMs: exact(message.begunMs),
+    action: oneOf(ACTIONS, message.action),
+    targets: message.targets.map((target) => ({
+      newNumber: exact(target.newNumber),
+      number: exact(target.number),
+      generation: exact(target.generation),
+      pointMs: exact(target.pointMs),
+    })),
+    sessions: message.sessions.map(exact),
   };
 }
 
@@ -135,6 +203,7 @@ export const TABLES: { readonly [T in TableName]: Table<T> } = {
       return { ...message, createdMs: exact(message.createdMs), sizeBytes: exact(message.sizeBytes) };
     },
   },
+  copies: { keyOf: (row) => row.number, encode: encodeCopy, decode: decodeCopy },
   "ended-copies": { keyOf: (row) => row.number, encode: encodeEndedCopy, decode: decodeEndedCopy },
   events: {
     keyOf: (row) => row.id,
@@ -168,6 +237,7 @@ export const TABLES: { readonly [T in TableName]: Table<T> } = {
       return { ...message, answeredMs: exact(message.answeredMs) };
     },
   },
+  intents: { keyOf: (row) => row.id, encode: encodeIntent, decode: decodeIntent },
   counters: {
     keyOf: (row) => row.name,
     encode: (row) => wire.CounterRow.encode({ ...row, value: BigInt(row.value) }).finish(),

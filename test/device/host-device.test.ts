@@ -1,4 +1,4 @@
-import { execFile } from "node:child_process";
+import { execFile, execFileSync } from "node:child_process";
 import fs from "node:fs";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
@@ -291,6 +291,32 @@ test("a failed flush fails the device until it is opened again", async (t) => {
   await device.close();
   const again = await opened(t, path);
   t.is(Buffer.compare(await readBack(again, 0, 512 * KiB), pattern(512 * KiB, 12)), 0);
+});
+
+test("data-safety 1.2: after a failed flush the next to open a file reads what is on the disk, not what the cache says", async (t) => {
+  if (skippedWithoutRoot(t)) return;
+  const directory = temporaryDirectory(t);
+  // ext4 takes the data into its page cache and marks the pages clean when the full file system below refuses them.
+  const disk = loopDevice(t, sparseFile(memoryFileSystem(t, directory, 1536 * KiB), "image", 8 * MiB));
+  run("mkfs.ext4", "-q", "-O", "^has_journal", "-E", "nodiscard", disk);
+  const point = join(directory, "ext4-mount");
+  fs.mkdirSync(point);
+  run("mount", disk, point);
+  t.teardown(() => run("umount", point));
+  const path = sparseFile(point, "file", 4 * MiB);
+  const device = await openDevice(path, { clock: stillClock });
+  await device.write(0, pattern(64 * KiB, 21));
+  await device.flush();
+  await device.write(MiB, pattern(3 * MiB, 22));
+  await t.throwsAsync(device.flush());
+  await device.close();
+  const again = await openDevice(path, { clock: stillClock });
+  const seen = await readBack(again, 0, 4 * MiB);
+  await again.close();
+  const onDisk = execFileSync("dd", [`if=${path}`, "iflag=direct", "bs=1M", "status=none"], { maxBuffer: 8 * MiB });
+  t.is(Buffer.compare(seen, onDisk), 0);
+  t.not(Buffer.compare(onDisk.subarray(MiB), pattern(3 * MiB, 22)), 0, "the disk has lost something");
+  t.is(Buffer.compare(seen.subarray(0, 64 * KiB), pattern(64 * KiB, 21)), 0, "what a flush covered is there");
 });
 
 test("close waits for what runs, refuses what comes later, and releases the lock", async (t) => {

@@ -4,6 +4,7 @@ import type { Worker } from "node:worker_threads";
 import test, { type ExecutionContext } from "ava";
 import fc from "fast-check";
 import { TidemarkError } from "../../src/base/errors.ts";
+import { COPY_PIECE_BYTES } from "../../src/base/limits.ts";
 import type { BlockDevice, MoveResult, MoveRun } from "../../src/base/ports.ts";
 import { GiB, GRANULE_SIZE_BYTES, KiB, MiB } from "../../src/base/units.ts";
 import { FaultDevice } from "../../src/engine/device/fault-device.ts";
@@ -147,6 +148,18 @@ for (const kind of ["direct", "port"] as const) {
       );
     }
     t.is(Buffer.compare(await readBack(to, 0, sizeBytes), expected), 0);
+  });
+}
+
+for (const kind of ["direct", "port"] as const) {
+  test(`${kind}: data that begins inside a granule is copied without a gap between the pieces`, async (t) => {
+    const directory = temporaryDirectory(t);
+    const from = await opened(t, sparseFile(directory, "from", 4 * MiB));
+    const to = await opened(t, sparseFile(directory, "to", 4 * MiB));
+    await from.write(4 * KiB, pattern(3 * MiB, 1));
+    const result = await shared[kind].move(from, to, [same(0, 4 * MiB)], ALL);
+    t.like(result, { doneBytes: 4 * MiB, copiedBytes: 3 * MiB });
+    await equalDevices(t, from, to, 4 * MiB);
   });
 }
 
@@ -407,6 +420,63 @@ test.serial("workers stuck in a stalled device do not stop the copies of others"
   t.deepEqual(order, ["healthy"]);
   await equalDevices(t, from, to, MiB);
   await stuck;
+});
+
+/** A source of 8 MiB whose reads wait until `go` is called. */
+async function heldSource(t: ExecutionContext, directory: string): Promise<{ path: string; go: () => void }> {
+  const sign = join(directory, "go");
+  const pread = `while [ ! -e ${sign} ]; do sleep 0.02; done; head -c $3 /dev/zero | tr '\\0' x`;
+  const path = await fuseFile(t, directory, "eval", "get_size=echo 8M", `pread=${pread}`);
+  const go = () => fs.writeFileSync(sign, "");
+  t.teardown(go); // FUSE must not stay held when the test fails
+  return { path, go };
+}
+
+test.serial("a move that is to stop ends at its next piece, one that waits at once, with nothing done", async (t) => {
+  if (skippedWithoutRoot(t, "nbdkit", "nbdfuse")) return;
+  const directory = temporaryDirectory(t);
+  const source = await heldSource(t, directory);
+  const from = await opened(t, source.path);
+  const to = await opened(t, sparseFile(directory, "to", 8 * MiB));
+  const mover = ownMover(t);
+  const stop = new AbortController();
+  const options = { ...ALL, stop: stop.signal };
+  const running = mover.move(from, to, [same(0, 8 * MiB)], options);
+  const waiting = mover.move(from, to, [same(0, 8 * MiB)], options);
+  stop.abort();
+  t.is((await waiting).doneBytes, 0);
+  t.is((await mover.move(from, to, [same(0, 8 * MiB)], options)).doneBytes, 0);
+  source.go();
+  const { doneBytes, copiedBytes } = await running;
+  t.true(doneBytes <= COPY_PIECE_BYTES);
+  t.is(doneBytes % GRANULE_SIZE_BYTES, 0);
+  t.is(copiedBytes, doneBytes);
+  const rest = await mover.move(from, to, [same(doneBytes, 8 * MiB - doneBytes)], ALL);
+  t.is(rest.doneBytes, 8 * MiB - doneBytes);
+  await equalDevices(t, from, to, 8 * MiB);
+});
+
+test.serial("a move that a host waits for goes ahead of others and makes one that runs end early", async (t) => {
+  if (skippedWithoutRoot(t, "nbdkit", "nbdfuse")) return;
+  const directory = temporaryDirectory(t);
+  const source = await heldSource(t, directory);
+  const from = await opened(t, source.path);
+  const to = await opened(t, sparseFile(directory, "to", 8 * MiB));
+  const mover = ownMover(t);
+  const background = { ...ALL, stop: new AbortController().signal };
+  const order: string[] = [];
+  const moved = (name: string) => (result: MoveResult) => {
+    order.push(name);
+    return result.doneBytes;
+  };
+  const running = mover.move(from, to, [same(0, 4 * MiB)], background).then(moved("running"));
+  const waiting = mover.move(from, to, [same(4 * MiB, 8192)], background).then(moved("waiting"));
+  const demand = mover.move(from, to, [same(5 * MiB, MiB)], ALL).then(moved("demand"));
+  const second = mover.move(from, to, [same(6 * MiB, MiB)], ALL).then(moved("second demand"));
+  source.go();
+  t.true((await running) <= COPY_PIECE_BYTES);
+  t.deepEqual(await Promise.all([waiting, demand, second]), [8192, MiB, MiB]);
+  t.deepEqual(order, ["running", "demand", "second demand", "waiting"]);
 });
 
 test("a hole of a terabyte is passed over in one move", async (t) => {

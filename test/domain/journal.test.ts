@@ -2,6 +2,7 @@ import test from "ava";
 import { type ErrorCode, TidemarkError } from "../../src/base/errors.ts";
 import { EVENTS_MAX, REQUEST_ID_KEPT_MS, REQUEST_IDS_MAX } from "../../src/base/limits.ts";
 import type { Clock } from "../../src/base/ports.ts";
+import { Intents } from "../../src/domain/intents.ts";
 import { Journal, type NewEvent } from "../../src/domain/journal.ts";
 import { RequestIds, type StoreAnswer } from "../../src/domain/request-ids.ts";
 import { openMemoryStore } from "../../src/store/memory/memory.ts";
@@ -17,7 +18,7 @@ const event = (subject: string): NewEvent => ({ type: "volume.registered", subje
 test("journal: rows and events are one commit; numbers go on after a restart", async (t) => {
   const disk = new Map();
   const first = await openMemoryStore(disk);
-  const journal = new Journal(first, manualClock());
+  const journal = new Journal(first, manualClock(), () => undefined);
   await journal.load();
   await journal.commit([{ table: "counters", put: { name: "x", value: 1 } }], [event("a"), event("b")]);
   t.deepEqual(
@@ -29,7 +30,7 @@ test("journal: rows and events are one commit; numbers go on after a restart", a
   );
   t.is((await first.get("counters", "x"))?.value, 1);
   await first.close();
-  const again = new Journal(await openMemoryStore(disk), manualClock());
+  const again = new Journal(await openMemoryStore(disk), manualClock(), () => undefined);
   await again.load();
   await again.commit([], [event("c")]);
   t.deepEqual(
@@ -57,7 +58,7 @@ function steppedStore(store: Store): Store & { steps: { done(): void; fail(error
 
 test("journal: events are seen in the order of their numbers and only when durable", async (t) => {
   const store = steppedStore(await openMemoryStore());
-  const journal = new Journal(store, manualClock());
+  const journal = new Journal(store, manualClock(), () => undefined);
   await journal.load();
   let told = 0;
   journal.subscribe(() => told++);
@@ -92,7 +93,7 @@ test("journal: at most EVENTS_MAX events are kept, in memory and in the store", 
         return { table: "events", put };
       }),
     );
-  const journal = new Journal(store, manualClock());
+  const journal = new Journal(store, manualClock(), () => undefined);
   await journal.load();
   await journal.commit(
     [],
@@ -115,7 +116,7 @@ const bytes = (text: string) => new TextEncoder().encode(text);
 async function requestIds() {
   const store = await openMemoryStore();
   const clock = manualClock();
-  const requests = new RequestIds(store, clock);
+  const requests = new RequestIds(store, clock, new Intents(clock), () => true);
   await requests.load();
   let runs = 0;
   const execute = async (remember: StoreAnswer) => {
@@ -134,7 +135,7 @@ test("request ids: a repetition gets the first answer, also after a restart", as
   t.is(await ask("1"), "answer 1");
   t.is(await ask("2"), "answer 2");
   t.is(runs(), 2);
-  const again = new RequestIds(store, clock);
+  const again = new RequestIds(store, clock, new Intents(clock), () => true);
   await again.load();
   const answer = await again.once({ id: "1", method: "/m", bytes: bytes("r") }, async () => bytes("new"));
   t.is(new TextDecoder().decode(answer), "answer 1");
@@ -189,7 +190,7 @@ test("request ids: at most REQUEST_IDS_MAX are kept, the newest", async (t) => {
   for (let n = 0; n < REQUEST_IDS_MAX; n += 1000)
     await store.commit(Array.from({ length: 1000 }, (_, i) => row(n + i)));
   clock.now = REQUEST_IDS_MAX;
-  const requests = new RequestIds(store, clock);
+  const requests = new RequestIds(store, clock, new Intents(clock), () => true);
   await requests.load();
   await requests.once({ id: "new", method: "/m", bytes: bytes("r") }, async (remember) => {
     await store.commit(remember(bytes("z")));

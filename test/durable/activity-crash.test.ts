@@ -217,6 +217,7 @@ class World {
     this.files.intercept = undefined;
     this.gateClosed = false;
     this.inside = 0;
+    await this.files.syncDirectory(""); // as recovery does
     const numbers = [...this.checkpoint.numbers];
     for (const number of this.begun) if (await this.files.exists(path(number))) numbers.push(number);
     const { log, replay } = await ActivityLog.open(this.options, numbers);

@@ -8,7 +8,7 @@ import {
   type MemoryStateFiles,
   memoryStateFiles,
 } from "../../src/engine/durable/memory-state-files.ts";
-import type { StateFiles } from "../../src/engine/durable/state-files.ts";
+import { directoryOf, type StateFiles } from "../../src/engine/durable/state-files.ts";
 import { chanceFrom } from "./_chance.ts";
 
 const PATH = "copied-1.log";
@@ -23,6 +23,7 @@ const upTo = (count: number) => Array.from({ length: count }, (_, index) => inde
 
 async function open(files: StateFiles) {
   const numbers: number[] = [];
+  await files.syncDirectory(directoryOf(PATH)); // as recovery does
   const log = await FrameLog.open(files, PATH, "session", "c1", (payload) => numbers.push(numberOf(payload)));
   return { log, numbers };
 }

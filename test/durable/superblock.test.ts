@@ -200,6 +200,7 @@ test("600 power losses at random instants: the value is the last acknowledged on
     if (seed % 3 === 0) files.kill(seed);
     else files.crash(seed);
     files.intercept = undefined;
+    await files.syncDirectory(""); // as recovery does
     if (acknowledged < 0 && !(await files.exists("super"))) continue;
     const found = await open(files);
     t.true(found.value.count === acknowledged || found.value.count === asked || acknowledged < 0, `seed ${seed}`);

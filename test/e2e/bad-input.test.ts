@@ -401,6 +401,8 @@ test.serial(
 
     rmSync(ballast);
     await next();
+    const other = await start(fixture, "c", "d");
+    t.is((await copied(fixture, other.id))?.phase, CopyPhase.COMPLETED, "there is room again: no restart is needed");
     await fixture.stop();
     await fixture.start();
     const { copies } = await call(fixture.clients.copies, "restartCopy", { ids: [id], requestId: "" });

@@ -5,7 +5,7 @@ import { TidemarkError } from "../../src/base/errors.ts";
 import type { KeyValueChange } from "../../src/store/key-value.ts";
 import { storeKey } from "../../src/store/keys.ts";
 import { COMMIT_CHANGES_MAX } from "../../src/store/limits.ts";
-import type { EndedCopyRow, EventRow, VolumeRow } from "../../src/store/rows.ts";
+import type { CopyRow, EndedCopyRow, EventRow, IntentRow, VolumeRow } from "../../src/store/rows.ts";
 import type { Migration, Schema } from "../../src/store/schema.ts";
 import type { Change, Store } from "../../src/store/store.ts";
 
@@ -75,6 +75,32 @@ const endedCopyRow = (number: number): EndedCopyRow => ({
   destinationUsable: true,
 });
 
+const copyRow = (number: number): CopyRow => ({
+  number,
+  source: extentRow(1),
+  destination: extentRow(2),
+  kind: "quickopc",
+  createdMs: 1,
+  pointMs: 2,
+  generation: 3,
+  phase: "tracking",
+});
+
+const intentRow = (id: string): IntentRow => ({
+  id,
+  method: "/x/Y",
+  requestDigest: Uint8Array.of(1, 2),
+  begunMs: 3,
+  action: "fire",
+  targets: [
+    { newNumber: 9, number: 0, generation: 0, pointMs: 0 },
+    { newNumber: 10, number: 4, generation: 2, pointMs: 5 },
+  ],
+  volumeUid: "uid-1",
+  done: true,
+  sessions: [9, 4],
+});
+
 async function refuses(t: ExecutionContext, run: () => Promise<unknown>, code: string, text: string): Promise<void> {
   const error = await t.throwsAsync(run, { instanceOf: TidemarkError });
   t.is(error?.code, code as never);
@@ -97,6 +123,8 @@ export function storeContract(name: string, make: (t: ExecutionContext) => Promi
         table: "exports",
         put: { name: "g1d1p2", volumeUid: "uid-1", partition: 2, readOnly: true, createdMs: 5, sizeBytes: 2 ** 40 },
       },
+      { table: "copies", put: copyRow(8) },
+      { table: "intents", put: intentRow("r/2") },
       { table: "ended-copies", put: endedCopyRow(9) },
       { table: "events", put: eventRow(3) },
       {
@@ -121,6 +149,9 @@ export function storeContract(name: string, make: (t: ExecutionContext) => Promi
       volumeRow(1, { label: "db#1", state: "creating", resizingToBytes: 512 }),
     );
     t.is((await store.get("exports", "g1d1p2"))?.partition, 2);
+    t.deepEqual(await store.get("copies", 8), copyRow(8));
+    const intent = await store.get("intents", "r/2");
+    t.deepEqual(intent && { ...intent, requestDigest: Uint8Array.from(intent.requestDigest) }, intentRow("r/2"));
     t.deepEqual(await store.get("ended-copies", 9), endedCopyRow(9));
     t.deepEqual(await store.get("events", 3), eventRow(3));
     const request = await store.get("requests", "r/1 ü");
@@ -367,5 +398,66 @@ export function storeContract(name: string, make: (t: ExecutionContext) => Promi
     const many = Array.from({ length: COMMIT_CHANGES_MAX + 1 }, (_, id): Change => ({ table: "events", remove: id }));
     await t.throwsAsync(() => store.commit(many), { message: /assertion/ });
     await store.close();
+  });
+}
+
+/** A place whose disk can be filled up. */
+export interface FullDisk {
+  open(): Promise<Store>;
+  fill(): Promise<unknown>;
+  makeRoom(): Promise<unknown>;
+}
+
+/** Guarantee 5. `make` gives undefined where the disk cannot be made. */
+export function fullDiskContract(name: string, make: (t: ExecutionContext) => Promise<FullDisk | undefined>): void {
+  test(`${name}: a full disk refuses commits, and the store goes on by itself when there is room again`, async (t) => {
+    const disk = await make(t);
+    if (disk === undefined) return;
+    const store = await disk.open();
+    const acknowledged = new Map<number, string>();
+    let lastId = 0;
+    /** Puts one event and removes another: the sum of what was acknowledged is what must be there. */
+    const commit = async (size: number): Promise<TidemarkError | undefined> => {
+      const id = ++lastId;
+      const message = String.fromCharCode(97 + (id % 26)).repeat(size);
+      const [oldest] = acknowledged.keys();
+      const drop: Change[] = id % 3 === 0 && oldest !== undefined ? [{ table: "events", remove: oldest }] : [];
+      try {
+        await store.commit([...drop, { table: "events", put: eventRow(id, { message }) }]);
+        acknowledged.set(id, message);
+        if (drop.length > 0 && oldest !== undefined) acknowledged.delete(oldest);
+        return undefined;
+      } catch (error) {
+        if (!(error instanceof TidemarkError)) throw error;
+        return error;
+      }
+    };
+    for (let round = 1; round <= 3; round++) {
+      for (let count = 0; count < 5; count++) t.is(await commit(900), undefined, `round ${round}: there is room`);
+      await disk.fill();
+      let refusal: TidemarkError | undefined;
+      while (refusal === undefined) refusal = await commit(4000);
+      t.is(refusal.code, "METADATA_WRITE_FAILED", refusal.message);
+      t.regex(refusal.detail.hint ?? "", /make room|free/);
+      const several = await Promise.all([commit(4000), commit(10), commit(4000)]);
+      t.true(
+        several.every((error) => error?.code === "METADATA_WRITE_FAILED"),
+        "nothing goes behind a torn record",
+      );
+      const [first] = acknowledged.keys();
+      t.is((await store.get("events", first ?? 0))?.id, first, "reading goes on");
+      await disk.makeRoom();
+    }
+    t.is(await commit(900), undefined, "no restart is needed");
+    const check = async (of: Store, when: string) => {
+      const found = new Map((await all(of.scan("events"))).map((row) => [row.id, row.message]));
+      t.deepEqual(new Set(found.keys()), new Set(acknowledged.keys()), when);
+      for (const [id, message] of acknowledged) t.is(found.get(id), message);
+    };
+    await check(store, "exactly what was acknowledged");
+    await store.close();
+    const again = await disk.open();
+    await check(again, "also after a restart");
+    await again.close();
   });
 }

@@ -1,5 +1,5 @@
 import { execFile } from "node:child_process";
-import { mkdtemp, readdir, rm, writeFile } from "node:fs/promises";
+import { mkdir, mkdtemp, readdir, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { promisify } from "node:util";
@@ -7,7 +7,9 @@ import test, { type ExecutionContext } from "ava";
 import { Level } from "level";
 import { TidemarkError } from "../../src/base/errors.ts";
 import { openLevelStore } from "../../src/store/leveldb/leveldb.ts";
-import { eventRow, storeContract, volumeRow } from "./contract.ts";
+import { fullDiskContract, storeContract, volumeRow } from "./contract.ts";
+
+const run = promisify(execFile);
 
 async function temporaryDirectory(t: ExecutionContext): Promise<string> {
   const directory = await mkdtemp(join(tmpdir(), "tidemark-store-"));
@@ -77,52 +79,69 @@ test("leveldb: acknowledged commits survive kill -9", async (t) => {
     const store = await openLevelStore(${JSON.stringify(directory)});
     await store.commit([{ table: "volumes", put: ${JSON.stringify(volumeRow(1))} }]);
     process.kill(process.pid, "SIGKILL");`;
-  const run = promisify(execFile)(process.execPath, ["--import=tsx", "--input-type=module", "-e", script]);
-  const error = (await t.throwsAsync(() => run)) as unknown as { signal: string; stderr: string };
+  const killed = run(process.execPath, ["--import=tsx", "--input-type=module", "-e", script]);
+  const error = (await t.throwsAsync(() => killed)) as unknown as { signal: string; stderr: string };
   t.is(error.signal, "SIGKILL", error.stderr);
   const store = await openLevelStore(directory);
   t.deepEqual(await store.get("volumes", "uid-1"), volumeRow(1));
   await store.close();
 });
 
-test("leveldb: a full disk refuses commits by name, keeps what was acknowledged, and heals when opened again", async (t) => {
+/** A small disk of its own for the database; undefined without the right to mount one. */
+async function smallDisk(t: ExecutionContext, kind: "tmpfs" | "ext4"): Promise<string | undefined> {
   const directory = await temporaryDirectory(t);
-  const run = promisify(execFile);
-  const mounted = await run("mount", ["-t", "tmpfs", "-o", "size=1m", "tmpfs", directory]).then(
-    () => true,
-    () => false,
-  );
-  if (!mounted) {
-    t.is(process.env["CI"], undefined, "CI can mount a small file system");
+  const place = join(directory, "disk");
+  await mkdir(place);
+  const image = join(directory, "disk.img");
+  const mounting =
+    kind === "tmpfs"
+      ? run("mount", ["-t", "tmpfs", "-o", "size=6m", "tmpfs", place])
+      : run("truncate", ["--size=24M", image])
+          .then(() => run("mkfs.ext4", ["-q", image]))
+          .then(() => run("mount", ["-o", "loop", image, place]));
+  try {
+    await mounting;
+  } catch (error) {
+    t.is(process.env["CI"], undefined, `CI can mount a small file system: ${error}`);
     t.log("not run: no right to mount a small file system");
-    return;
+    return undefined;
   }
-  t.teardown(() => run("umount", ["-l", directory]));
-  const place = join(directory, "db");
-  const store = await openLevelStore(place);
-  let acknowledged = 0;
-  const refusal = await t.throwsAsync(
-    async () => {
-      for (let id = 1; id < 10_000; id++) {
-        await store.commit([{ table: "events", put: eventRow(id, { message: "x".repeat(4000) }) }]);
-        acknowledged = id;
-      }
-    },
-    { instanceOf: TidemarkError },
-  );
-  t.is(refusal?.code, "METADATA_WRITE_FAILED");
-  t.truthy(refusal?.detail.hint);
-  t.true(acknowledged > 10);
-  t.is((await store.get("events", acknowledged))?.id, acknowledged, "reading goes on");
-  const again = await t.throwsAsync(() => store.commit([{ table: "counters", put: { name: "x", value: 1 } }]), {
-    instanceOf: TidemarkError,
+  t.teardown(() => run("umount", ["-l", place]));
+  return place;
+}
+
+for (const kind of ["tmpfs", "ext4"] as const)
+  fullDiskContract(`leveldb on ${kind}`, async (t) => {
+    const disk = await smallDisk(t, kind);
+    if (disk === undefined) return undefined;
+    const ballast = join(disk, "ballast");
+    return {
+      open: () => openLevelStore(join(disk, "db")),
+      /** To the last byte; dd ends with an error then. */
+      fill: () => run("dd", ["if=/dev/zero", `of=${ballast}`, "bs=1k"]).catch(() => undefined),
+      makeRoom: () => rm(ballast),
+    };
   });
-  t.is(again?.code, "METADATA_WRITE_FAILED", "no commit goes into a log that may be torn");
+
+test("leveldb: a database that cannot be read is refused, names its folder and what to do, and stays as it is", async (t) => {
+  const directory = await temporaryDirectory(t);
+  const store = await openLevelStore(directory);
+  await store.commit([{ table: "volumes", put: volumeRow(1) }]);
   await store.close();
-  await run("mount", ["-o", "remount,size=16m", directory]);
-  const healed = await openLevelStore(place);
-  for (let id = 1; id <= acknowledged; id++) t.is((await healed.get("events", id))?.id, id);
-  await healed.commit([{ table: "counters", put: { name: "x", value: 1 } }]);
-  t.is((await healed.get("counters", "x"))?.value, 1);
-  await healed.close();
+  await (await openLevelStore(directory)).close(); // what the log held is in a table now
+  const [table] = (await readdir(directory)).filter((name) => name.endsWith(".ldb"));
+  await rm(join(directory, table ?? "none"));
+  const files = await readdir(directory);
+  const error = await t.throwsAsync(() => openLevelStore(directory), { instanceOf: TidemarkError });
+  t.is(error?.code, "METADATA_CORRUPT");
+  t.true(error?.message.includes(directory));
+  t.regex(error?.detail.hint ?? "", /backup.*register the volumes again/);
+  t.false(
+    (await readdir(directory)).some((name) => name.startsWith("lost")),
+    "nothing is repaired",
+  );
+  t.deepEqual(
+    files.filter((name) => name.endsWith(".ldb")),
+    [],
+  );
 });

@@ -1,5 +1,5 @@
 import { type MemoryDisk, openMemoryStore } from "../../src/store/memory/memory.ts";
-import { storeContract } from "./contract.ts";
+import { fullDiskContract, storeContract } from "./contract.ts";
 
 storeContract("memory", async () => {
   const disk: MemoryDisk = new Map();
@@ -14,6 +14,23 @@ storeContract("memory", async () => {
       const value = disk.get(from);
       if (value !== undefined) disk.set(to, value);
       disk.delete(from);
+    },
+  };
+});
+
+fullDiskContract("memory", async () => {
+  const disk: MemoryDisk = new Map();
+  let full = false;
+  return {
+    open: () =>
+      openMemoryStore(disk, undefined, () => {
+        if (full) throw new Error("no space left");
+      }),
+    fill: async () => {
+      full = true;
+    },
+    makeRoom: async () => {
+      full = false;
     },
   };
 });

@@ -9,7 +9,7 @@ import { createMover, type Mover } from "../../src/engine/device/mover.ts";
 import { type MemoryStateFiles, memoryStateFiles } from "../../src/engine/durable/memory-state-files.ts";
 import type { StateFiles } from "../../src/engine/durable/state-files.ts";
 import { createEngine } from "../../src/engine/engine.ts";
-import type { EngineApi, EngineEvent, ExtentRef, SessionStatus } from "../../src/engine/engine-api.ts";
+import type { EngineApi, EngineEvent, EngineFound, ExtentRef, SessionStatus } from "../../src/engine/engine-api.ts";
 
 /** Time passes only when the test says so, and a little with every look at it. */
 export class LabClock implements Clock {
@@ -55,6 +55,7 @@ export function smallJobs(mover: Mover, budgetBytes: number): Mover {
   return {
     move: (from, to, runs, options) =>
       mover.move(from, to, runs, {
+        ...options,
         budgetBytes: options.budgetBytes === Number.MAX_SAFE_INTEGER ? options.budgetBytes : budgetBytes,
       }),
     close: () => mover.close(),
@@ -64,6 +65,15 @@ export function smallJobs(mover: Mover, budgetBytes: number): Mover {
 /** The device stays when its opener closes it, as a disk does. */
 class Disk {
   readonly memory: BlockDevice;
+  /** Why it cannot be opened at the moment. */
+  away: TidemarkError | undefined;
+  /** What it lives on; by default its name. */
+  identity: readonly string[] | undefined;
+  /** What opening and closing it waits for. */
+  opening: Promise<void> | undefined;
+  closing: Promise<void> | undefined;
+  /** How often it is open. */
+  handles = 0;
   /** Size at registration when the device has grown since. */
   registeredBytes: number | undefined;
   /** Processes that have used it; what an earlier one still has open is dead. */
@@ -72,12 +82,20 @@ class Disk {
     this.memory = memory;
   }
 
-  open(): BlockDevice {
+  async open(): Promise<BlockDevice> {
     const { memory } = this;
+    await this.opening;
+    if (this.away) throw this.away;
+    this.handles++;
     const process = this.#process;
+    let closed: Promise<void> | undefined;
     return new Proxy(memory, {
       get: (target, property) => {
-        if (property === "close") return async () => undefined;
+        if (property === "close")
+          return () => {
+            closed ??= this.#close(process);
+            return closed;
+          };
         if (process !== this.#process) throw new TidemarkError("DEVICE_GONE", { message: "its process was killed" });
         const value = Reflect.get(target, property, target) as unknown;
         return typeof value === "function" ? value.bind(target) : value;
@@ -85,8 +103,14 @@ class Disk {
     });
   }
 
+  async #close(process: number): Promise<void> {
+    await this.closing;
+    if (process === this.#process) this.handles--;
+  }
+
   kill(): void {
     this.#process++;
+    this.handles = 0;
   }
 }
 
@@ -97,6 +121,8 @@ export class EngineLab {
   readonly disks = new Map<string, Disk>();
   readonly #jobBytes: number;
   engine: EngineApi;
+  /** What the last start found. */
+  found: EngineFound | undefined;
   /** Why the engine has ended by itself: none of its state file operations settles any more until `kill`. */
   lost: TidemarkError | undefined;
   #lastId = 0;
@@ -127,9 +153,12 @@ export class EngineLab {
       },
       ports: async () => ({
         files: this.#filesOfProcess(),
-        mover: smallJobs(createMover({ workers: 0 }), this.#jobBytes),
-        identityOf: async (path) => [path],
-        openDevice: async (path) => ({ device: this.disk(path).open(), identity: [path] }),
+        mover: smallJobs(createMover({ workers: 0, clock: this.clock }), this.#jobBytes),
+        identityOf: async (path) => this.disk(path).identity ?? [path],
+        openDevice: async (path) => {
+          const device = await this.disk(path).open();
+          return { device, identity: this.disk(path).identity ?? [path] };
+        },
       }),
     });
     const { engine } = this;
@@ -142,7 +171,7 @@ export class EngineLab {
       path: name,
       sizeBytes: disk.registeredBytes ?? disk.memory.sizeBytes,
     }));
-    await this.engine.start({ stateDirectory: "unused", volumes });
+    this.found = await this.engine.start({ stateDirectory: "unused", volumes });
   }
 
   /** The state files as the process that starts now sees them: once it is killed, it reaches nothing any more. */
@@ -174,6 +203,12 @@ export class EngineLab {
 
   async reboot(): Promise<void> {
     await this.engine.stop();
+    await this.bootAfterStop();
+  }
+
+  /** A new process: what the one that has stopped could not close is dead. */
+  async bootAfterStop(): Promise<void> {
+    for (const disk of this.disks.values()) disk.kill();
     await this.boot();
   }
 

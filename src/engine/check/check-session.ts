@@ -2,7 +2,7 @@
  * Check of one session's files, with what points say of it: the same choice of the record that counts as at a start
  * (session/session-recovery.ts).
  */
-import { asTidemarkError, TidemarkError } from "../../base/errors.ts";
+import { TidemarkError } from "../../base/errors.ts";
 import { granuleCountOf } from "../../base/units.ts";
 import { corruptFile } from "../durable/state-files.ts";
 import type { VolumeSpec } from "../engine-api.ts";
@@ -27,7 +27,7 @@ export interface SessionSurroundings {
   readonly volumes: ReadonlyMap<string, VolumeSpec> | undefined;
 }
 
-/** Undefined when a start finds no session there. */
+/** Undefined when a start finds nothing there; a record in state `ended` is kept until the box has recorded the end. */
 export async function checkSession(
   checks: Checks,
   id: string,
@@ -49,6 +49,7 @@ export async function checkSession(
   const own = await checkSuperblock(checks, context.finding, { kind: "session", id }, decodeSessionRecord);
   if (own === undefined) return context.record && { record: context.record, fails: true };
   const record = fired && fired.generation > own.generation ? fired : own;
+  if (record.state === "ended" && record.end !== undefined) return { record, fails: false }; // kept until it is recorded
   if (record.state === "ended" || record.state === "creating") {
     const message = record.state === "ended" ? "the copy is over" : "the copy was never fired";
     findings.add(harmless("left-over", { path: directory, subject: id, message }));
@@ -171,16 +172,9 @@ async function checkParts(
 
 /** A record of copied granules that can be one. METADATA_CORRUPT. */
 export function requireCopied(path: string, payload: Uint8Array, record: SessionRecord, granuleCount: number): void {
-  try {
-    if (decodeDefinition(payload) !== undefined) return;
-    for (const { first, count } of decodeCopied(payload, record.generation)) {
-      if (first >= 0 && count > 0 && first + count <= granuleCount) continue;
-      throw corruptFile(path, `records granules ${first} to ${first + count - 1} of ${granuleCount}`);
-    }
-  } catch (error) {
-    if (error instanceof TidemarkError) throw error;
-    throw corruptFile(path, `holds a record that is none: ${asTidemarkError(error).message}`);
-  }
+  if (decodeDefinition(payload) !== undefined) return;
+  if (decodeCopied(payload, record.generation, granuleCount) === undefined)
+    throw corruptFile(path, "holds a record of copied granules that makes no sense");
 }
 
 function reportLeftOvers(checks: Checks, record: SessionRecord, names: readonly string[]): void {

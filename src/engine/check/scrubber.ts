@@ -82,6 +82,7 @@ export class Scrubber {
       const look = this.#lookAt(target);
       const findings = look ? await this.#lookUntilSure(look, tally) : [];
       if (!look || findings.length === 0) return { ...tally, findings: [] };
+      this.#refuseStopped();
       await look.repair(findings);
       const left = await this.#lookUntilSure(this.#lookAt(target) ?? look, { files: 0, bytes: 0 });
       const isLeft = (finding: MetadataFinding) =>
@@ -118,6 +119,10 @@ export class Scrubber {
       this.#debtMs = 0;
       await this.#ports.clock.sleep(pauseMs, this.#stopping.signal);
     }
+    this.#refuseStopped();
+  }
+
+  #refuseStopped(): void {
     if (this.#stopping.signal.aborted)
       throw new TidemarkError("STOPPING", { message: "the box is stopping", hint: "scrub again when it runs again" });
   }
@@ -146,7 +151,7 @@ export class Scrubber {
           };
           const owner = { kind: "box", id: "points" };
           const onPayload = (payload: Uint8Array) => {
-            for (const map of decodePoint(payload, checks.core).maps.values()) map.dispose();
+            for (const map of decodePoint(path, payload, checks.core).maps.values()) map.dispose();
           };
           await checkLog(checks, context, owner, onPayload, storedBytes);
         }

@@ -9,7 +9,8 @@
  *   2. `tryWrite` is used only where reads can be asked that way (not FUSE, not network) and while the device is not slow
  *      (inline-gate.ts). Asking writes not to wait is of no use: ext4 and block devices cannot, btrfs and shared xfs
  *      extents always decline.
- *   3. A failed sync fails the device for good.
+ *   3. A failed sync fails the device for good, and what the page cache says of it goes with it: pages that never
+ *      reached the medium may be marked clean, and whoever opened the device next would read them.
  */
 import fs from "node:fs";
 import { assert } from "../../base/assert.ts";
@@ -65,6 +66,7 @@ export class HostDevice implements BlockDevice {
   readonly #probe = new Uint8Array(1);
   #sizeBytes: number;
   #failure: TidemarkError | undefined;
+  #syncFailed = false;
   #closing: Promise<void> | undefined;
 
   constructor(fd: number, facts: HostDeviceFacts, clock: Clock) {
@@ -172,6 +174,7 @@ export class HostDevice implements BlockDevice {
         fs.fdatasync(this.#fd, (error) => (error ? reject(error) : resolve())),
       );
     } catch (error) {
+      this.#syncFailed = true;
       throw this.#fail(ioErrorOf(error, place));
     } finally {
       this.#gate.asyncEnded(token, "other");
@@ -312,9 +315,16 @@ export class HostDevice implements BlockDevice {
       });
       await this.#queue.idle();
       await this.#sync.idle();
+      if (this.#syncFailed) await this.#forgetCache();
       await new Promise<void>((resolve, reject) => fs.close(this.#fd, (error) => (error ? reject(error) : resolve())));
     })();
     return this.#closing;
+  }
+
+  /** Only clean pages can be dropped; what a further sync says is not believed. */
+  async #forgetCache(): Promise<void> {
+    await new Promise<void>((resolve) => fs.fdatasync(this.#fd, () => resolve()));
+    await native?.dropCacheAsync(this.#fd);
   }
 
   #run<T>(operation: () => Promise<T>, kind: "write" | "other" = "other"): Promise<T> {
@@ -348,7 +358,7 @@ export class HostDevice implements BlockDevice {
       "DEVICE_GONE",
       {
         message: `${this.path} is not used any more because a flush failed: ${cause.message}`,
-        hint: "what was written last may be lost; check the device, then restart the box",
+        hint: "what was written last may be lost; check the device, then open the volume again (`tidemark volume reopen`)",
         metadata: { path: this.path, cause: cause.code },
       },
       { cause },
@@ -383,7 +393,7 @@ export class HostDevice implements BlockDevice {
   #shrunkError(presentBytes: number): TidemarkError {
     return new TidemarkError("DEVICE_GONE", {
       message: `${this.path} has shrunk from ${this.#sizeBytes} to ${presentBytes} bytes behind the box's back`,
-      hint: "restore its size (truncate -s), check its content, then restart the box",
+      hint: "restore its size (truncate -s) and check its content, then open the volume again (`tidemark volume reopen`)",
       metadata: {
         path: this.path,
         reason: "VOLUME_SHRUNK",

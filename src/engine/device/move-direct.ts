@@ -13,12 +13,13 @@
  *   2. A failed large step is repeated in granules, so that an error names the side and the granule.
  */
 import fs from "node:fs";
-import { COPY_JOB_CLONE_MS_MAX, DEVICE_RANGE_PIECE_BYTES } from "../../base/limits.ts";
+import { COPY_JOB_CLONE_MS_MAX, COPY_PIECE_BYTES, DEVICE_RANGE_PIECE_BYTES } from "../../base/limits.ts";
 import type { Clock, MoveResult } from "../../base/ports.ts";
 import { GRANULE_SIZE_BYTES, KiB, MiB } from "../../base/units.ts";
 import { EINTR, EINVAL, ENXIO, EXDEV, ioError, ioErrorOf, isUnsupported } from "./errno.ts";
 import { MoveTally } from "./move-tally.ts";
-import { FALLOC_PUNCH_HOLE_KEEP_SIZE, native, SEEK_DATA, SEEK_HOLE } from "./native.ts";
+import { FALLOC_PUNCH_HOLE_KEEP_SIZE, native, SEEK_DATA } from "./native.ts";
+import { SourceExtents } from "./source-extents.ts";
 import { stretchEnd } from "./zero-test.ts";
 
 /** One end of a move, as it crosses to the worker. */
@@ -30,7 +31,7 @@ export interface DirectEnd {
   readonly cloneDomain: string | undefined;
 }
 
-export interface DirectJob {
+export interface DirectWork {
   readonly from: DirectEnd;
   readonly to: DirectEnd;
   /** Triples: from offset, to offset, length; in bytes. */
@@ -38,9 +39,12 @@ export interface DirectJob {
   readonly budgetBytes: number;
 }
 
-const PIECE_BYTES = 256 * KiB;
+export interface DirectJob extends DirectWork {
+  /** Shared memory: not 0 when the move is to end at the next piece. */
+  readonly stopFlag: Int32Array;
+}
+
 const KERNEL_COPY_BYTES_MIN = 256 * KiB;
-const KERNEL_COPY_PIECE_BYTES = 4 * MiB;
 /** Sharing freshly written data waits for its writeback: smaller runs are copied 5-30 times faster (measured on xfs). */
 const CLONE_BYTES_MIN = 256 * KiB;
 const CLONE_PIECE_BYTES = 64 * MiB;
@@ -62,10 +66,6 @@ interface OpenEnd extends DirectEnd {
   readonly blockBytes: number;
 }
 
-/** Read-ahead over scattered data: bytes and stretches asked for at a time. */
-const READ_AHEAD_BYTES = 8 * MiB;
-const READ_AHEAD_STRETCHES = 16;
-
 /** From the first to the last byte written, and how many they were. */
 interface WrittenRange {
   readonly fd: number;
@@ -76,7 +76,7 @@ interface WrittenRange {
 
 /** Keeps the buffer and what was learnt between jobs. */
 export class DirectMover {
-  readonly #buffer = Buffer.allocUnsafeSlow(PIECE_BYTES);
+  readonly #buffer = Buffer.allocUnsafeSlow(COPY_PIECE_BYTES);
   readonly #pairs = new Map<string, PairMemory>();
   readonly #clock: Clock;
   #written: WrittenRange | undefined;
@@ -90,7 +90,8 @@ export class DirectMover {
     this.#written = undefined;
     const from = openEnd(job.from);
     const to = openEnd(job.to);
-    const move = new DirectMove(from, to, this.#memory(from, to), this.#buffer, job.budgetBytes, this.#clock);
+    const tally = new MoveTally(job.budgetBytes, () => Atomics.load(job.stopFlag, 0) !== 0);
+    const move = new DirectMove(from, to, this.#memory(from, to), this.#buffer, tally, this.#clock);
     for (let index = 0; index + 2 < job.runs.length; index += 3) {
       const [fromOffset = 0, toOffset = 0, length = 0] = job.runs.subarray(index, index + 3);
       if (!move.run(from.baseOffsetBytes + fromOffset, to.baseOffsetBytes + toOffset, length)) break;
@@ -146,23 +147,22 @@ class DirectMove {
   readonly #memory: PairMemory;
   readonly #buffer: Buffer;
   readonly #clock: Clock;
-  readonly #bounded: boolean;
+  readonly #source: SourceExtents;
   readonly #beganMs: number;
   #canPunch = native !== undefined;
-  /** Source bytes before it have been asked for from the medium. */
-  #askedEnd = 0;
-  /** What is known about the source: `[first, end)` is a hole or is data. */
-  #known = { first: 0, end: 0, hole: false };
+  /** The destination is a hole in between. */
+  #emptyFrom = 0;
+  #emptyEnd = 0;
 
-  constructor(from: OpenEnd, to: OpenEnd, memory: PairMemory, buffer: Buffer, budgetBytes: number, clock: Clock) {
+  constructor(from: OpenEnd, to: OpenEnd, memory: PairMemory, buffer: Buffer, tally: MoveTally, clock: Clock) {
     this.#from = from;
     this.#to = to;
     this.#memory = memory;
     this.#buffer = buffer;
-    this.tally = new MoveTally(budgetBytes);
+    this.tally = tally;
     this.written = { fd: to.fd, first: Number.MAX_SAFE_INTEGER, end: 0, bytes: 0 };
     this.#clock = clock;
-    this.#bounded = budgetBytes < Number.MAX_SAFE_INTEGER;
+    this.#source = new SourceExtents(from);
     this.#beganMs = clock.monotonicMs();
   }
 
@@ -177,8 +177,9 @@ class DirectMove {
         if (at < length && this.#cloningTooLong()) return false;
         continue;
       }
-      const known = this.#sourceAt(fromOffset + at);
+      const known = this.#source.at(fromOffset + at);
       const end = Math.min(length, known.end - fromOffset);
+      if (!known.hole) this.#source.readAhead(fromOffset + at, fromOffset + length);
       at = known.hole ? this.#zero(toOffset, at, end) : this.#copy(fromOffset, toOffset, at, end);
     }
     return !this.#cloningTooLong();
@@ -186,7 +187,7 @@ class DirectMove {
 
   /** Sharing waits for the source's writeback, which nothing else bounds. */
   #cloningTooLong(): boolean {
-    if (!this.#bounded || this.tally.clonedBytes === 0) return false;
+    if (!this.tally.bounded || this.tally.clonedBytes === 0) return false;
     return this.#clock.monotonicMs() - this.#beganMs > COPY_JOB_CLONE_MS_MAX;
   }
 
@@ -208,25 +209,6 @@ class DirectMove {
     return 0;
   }
 
-  #sourceAt(offset: number): { readonly end: number; readonly hole: boolean } {
-    if (offset >= this.#known.first && offset < this.#known.end) return this.#known;
-    this.#known = this.#lookAt(offset);
-    return this.#known;
-  }
-
-  #lookAt(offset: number) {
-    const end = Number.MAX_SAFE_INTEGER;
-    if (!this.#from.holes || !this.#from.isFile || native === undefined) return { first: offset, end, hole: false };
-    const hole = native.seek(this.#from.fd, offset, SEEK_HOLE);
-    if (hole > offset) return { first: offset, end: hole, hole: false };
-    // Errors: reading reports them with their place, or the file system cannot tell.
-    if (hole < 0) return { first: offset, end, hole: false };
-    const data = native.seek(this.#from.fd, offset, SEEK_DATA);
-    if (data === -ENXIO) return { first: offset, end, hole: true };
-    if (data <= offset) return { first: offset, end: offset + GRANULE_SIZE_BYTES, hole: false };
-    return { first: offset, end: data, hole: true };
-  }
-
   /** Makes bytes `[at, end)` of the run zero at the destination; returns where it stopped. */
   #zero(toOffset: number, at: number, end: number): number {
     if (this.#isHole(toOffset + at, end - at) || this.#punch(toOffset + at, end - at)) {
@@ -236,9 +218,9 @@ class DirectMove {
     this.#buffer.fill(0);
     let done = at;
     while (done < end && !this.tally.mayStop(done)) {
-      const pieceEnd = this.tally.pieceEnd(done, end, PIECE_BYTES);
+      const pieceEnd = this.tally.pieceEnd(done, end, COPY_PIECE_BYTES);
       this.#write(toOffset + done, 0, pieceEnd - done);
-      this.tally.zeroesWritten(pieceEnd - done);
+      this.tally.zeroesMoved(pieceEnd - done);
       done = pieceEnd;
     }
     return done;
@@ -246,8 +228,12 @@ class DirectMove {
 
   #isHole(offset: number, length: number): boolean {
     if (!this.#to.holes || !this.#to.isFile || native === undefined) return false;
-    const data = native.seek(this.#to.fd, offset, SEEK_DATA);
-    return data === -ENXIO || data >= offset + length;
+    if (offset < this.#emptyFrom || offset + length > this.#emptyEnd) {
+      const data = native.seek(this.#to.fd, offset, SEEK_DATA);
+      this.#emptyFrom = offset;
+      this.#emptyEnd = data === -ENXIO ? Number.MAX_SAFE_INTEGER : data;
+    }
+    return offset + length <= this.#emptyEnd;
   }
 
   #punch(offset: number, length: number): boolean {
@@ -268,43 +254,19 @@ class DirectMove {
   /** Copies bytes `[begin, end)` of the run; returns where it stopped. */
   #copy(fromOffset: number, toOffset: number, begin: number, end: number): number {
     let at = begin;
-    this.#readAhead(fromOffset + begin, fromOffset + end);
     while (at < end && !this.tally.mayStop(at)) {
-      const kernelEnd = this.tally.pieceEnd(at, end, KERNEL_COPY_PIECE_BYTES);
+      const kernelEnd = this.tally.pieceEnd(at, end, COPY_PIECE_BYTES);
       const done = this.#kernelCopy(fromOffset + at, toOffset + at, kernelEnd - at);
       if (done > 0) {
         this.tally.copied(done);
         at += done;
         continue;
       }
-      const pieceEnd = Math.min(kernelEnd, this.tally.pieceEnd(at, end, PIECE_BYTES));
+      const pieceEnd = Math.min(kernelEnd, this.tally.pieceEnd(at, end, COPY_PIECE_BYTES));
       this.#copyPiece(fromOffset + at, toOffset + at, pieceEnd - at);
       at = pieceEnd;
     }
     return at;
-  }
-
-  /**
-   * Asks the medium for this stretch of data and the next few beyond holes, so that a cold, scattered source is read while
-   * the one before is written. Costs little when it is cached.
-   */
-  #readAhead(offset: number, end: number): void {
-    if (native === undefined || !this.#from.isFile || offset < this.#askedEnd) return;
-    let from = offset;
-    let until = Math.min(end, offset + READ_AHEAD_BYTES);
-    for (let asked = 0, stretches = 0; asked < READ_AHEAD_BYTES && stretches < READ_AHEAD_STRETCHES; stretches++) {
-      native.willNeed(this.#from.fd, from, until - from);
-      asked += until - from;
-      this.#askedEnd = until;
-      if (until < end || !this.#from.holes) break; // inside one stretch the kernel reads ahead by itself
-      const data = native.seek(this.#from.fd, until, SEEK_DATA);
-      const hole = data < 0 ? data : native.seek(this.#from.fd, data, SEEK_HOLE);
-      if (data < 0 || hole <= data) break;
-      from = data;
-      until = Math.min(hole, data + READ_AHEAD_BYTES - asked);
-      if (until < hole) end = hole;
-      else end = until;
-    }
   }
 
   /** Bytes copied by copy_file_range, maybe fewer than asked; 0: use plain reading and writing. */
@@ -345,10 +307,7 @@ class DirectMove {
     let done = 0;
     while (done < length) {
       const zeroEnd = stretchEnd(this.#buffer, done, length, true);
-      if (zeroEnd > done && !this.#storeZeros(toOffset + done, zeroEnd - done)) {
-        this.#write(toOffset + done, done, zeroEnd - done);
-        this.tally.zeroesWritten(zeroEnd - done);
-      }
+      if (zeroEnd > done) this.#storeZeros(toOffset + done, done, zeroEnd - done);
       const dataEnd = stretchEnd(this.#buffer, zeroEnd, length, false);
       if (dataEnd > zeroEnd) {
         this.#write(toOffset + zeroEnd, zeroEnd, dataEnd - zeroEnd);
@@ -358,10 +317,10 @@ class DirectMove {
     }
   }
 
-  #storeZeros(offset: number, length: number): boolean {
-    if (!this.#isHole(offset, length) && !this.#punch(offset, length)) return false;
-    this.tally.zeroed(length);
-    return true;
+  /** Zeros that were read: finding them has cost as much as copying them. */
+  #storeZeros(offset: number, from: number, length: number): void {
+    if (!this.#isHole(offset, length) && !this.#punch(offset, length)) this.#write(offset, from, length);
+    this.tally.zeroesMoved(length);
   }
 
   #wrote(offset: number, length: number): void {

@@ -14,10 +14,15 @@ export class MoveTally {
   copiedBytes = 0;
   zeroedBytes = 0;
   clonedBytes = 0;
+  readonly bounded: boolean;
+  readonly #isStopped: () => boolean;
   #budgetBytes: number;
 
-  constructor(budgetBytes: number) {
+  /** `isStopped`: asked between pieces. */
+  constructor(budgetBytes: number, isStopped: () => boolean) {
     this.#budgetBytes = budgetBytes;
+    this.#isStopped = isStopped;
+    this.bounded = budgetBytes < Number.MAX_SAFE_INTEGER;
   }
 
   get result(): MoveResult {
@@ -25,19 +30,19 @@ export class MoveTally {
     return { doneBytes: copiedBytes + zeroedBytes + clonedBytes, copiedBytes, zeroedBytes, clonedBytes };
   }
 
-  get exhausted(): boolean {
-    return this.#budgetBytes <= 0;
-  }
-
-  /** True when the budget is spent and byte `at` of the run is a place to stop. */
+  /** True when the move is to end and byte `at` of the run is a place to do so. */
   mayStop(at: number): boolean {
-    return this.#budgetBytes <= 0 && at % GRANULE_SIZE_BYTES === 0;
+    return at % GRANULE_SIZE_BYTES === 0 && (this.#budgetBytes <= 0 || this.#isStopped());
   }
 
-  /** Largest piece from byte `at` of the run that ends at `end` or where the budget ends. */
+  /**
+   * Largest piece from byte `at` of the run, at most `pieceMax` (whole granules), that ends at `end` or where the budget
+   * ends. `at` may lie inside a granule: data begins where its file system says.
+   */
   pieceEnd(at: number, end: number, pieceMax: number): number {
     const wanted = at + Math.min(pieceMax, Math.max(this.#budgetBytes, 1));
-    return Math.min(end, Math.ceil(wanted / GRANULE_SIZE_BYTES) * GRANULE_SIZE_BYTES);
+    const granuleEnd = Math.ceil(wanted / GRANULE_SIZE_BYTES) * GRANULE_SIZE_BYTES;
+    return Math.min(end, granuleEnd - at > pieceMax ? granuleEnd - GRANULE_SIZE_BYTES : granuleEnd);
   }
 
   copied(lengthBytes: number): void {
@@ -49,8 +54,8 @@ export class MoveTally {
     this.zeroedBytes += lengthBytes;
   }
 
-  /** Zeros that had to be written: they cost as much as a copy. */
-  zeroesWritten(lengthBytes: number): void {
+  /** Zeros that had to be read to be found, or written: they cost as much as a copy. */
+  zeroesMoved(lengthBytes: number): void {
     this.zeroedBytes += lengthBytes;
     this.#budgetBytes -= lengthBytes;
   }

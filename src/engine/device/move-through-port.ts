@@ -6,7 +6,7 @@
  */
 import type { BlockDevice, MoveResult, MoveRun } from "../../base/ports.ts";
 import { KiB } from "../../base/units.ts";
-import { MoveTally } from "./move-tally.ts";
+import type { MoveTally } from "./move-tally.ts";
 import { stretchEnd } from "./zero-test.ts";
 
 const PIECE_BYTES = 256 * KiB;
@@ -17,9 +17,9 @@ export async function moveThroughPort(
   from: BlockDevice,
   to: BlockDevice,
   runs: readonly MoveRun[],
-  budgetBytes: number,
+  tally: MoveTally,
 ): Promise<MoveResult> {
-  const move = new PortMove(from, to, new MoveTally(budgetBytes));
+  const move = new PortMove(from, to, tally);
   for (const run of runs) {
     if (!(await move.run(run))) break;
   }
@@ -62,8 +62,14 @@ class PortMove {
     }
   }
 
-  /** Zeros the destination unless it is a hole already. */
   async #zero(run: MoveRun, at: number, end: number): Promise<number> {
+    await this.#makeZero(run, at, end);
+    this.tally.zeroed(end - at);
+    return end;
+  }
+
+  /** Zeros the destination unless it is a hole already. */
+  async #makeZero(run: MoveRun, at: number, end: number): Promise<void> {
     const offsetBytes = run.toOffsetBytes + at;
     const lengthBytes = end - at;
     try {
@@ -73,8 +79,6 @@ class PortMove {
     } catch (error) {
       throw this.tally.failure(error, "destination");
     }
-    this.tally.zeroed(lengthBytes);
-    return end;
   }
 
   async #isHole(offsetBytes: number, lengthBytes: number): Promise<boolean> {
@@ -107,7 +111,10 @@ class PortMove {
     let done = 0;
     while (done < piece.length) {
       const zeroEnd = stretchEnd(piece, done, piece.length, true);
-      if (zeroEnd > done) await this.#zero(run, at + done, at + zeroEnd);
+      if (zeroEnd > done) {
+        await this.#makeZero(run, at + done, at + zeroEnd);
+        this.tally.zeroesMoved(zeroEnd - done);
+      }
       const dataEnd = stretchEnd(piece, zeroEnd, piece.length, false);
       if (dataEnd > zeroEnd) await this.#write(run.toOffsetBytes + at + zeroEnd, piece.subarray(zeroEnd, dataEnd));
       done = dataEnd;

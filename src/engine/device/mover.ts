@@ -1,12 +1,14 @@
 /**
  * The mover: copies stretches from one device to another, in worker threads where it can.
  *
- * Role: hands jobs to copier workers in the order in which they came; decides nothing about what is copied.
+ * Role: hands jobs to copier workers, those that a host waits for first; decides nothing about what is copied.
  * Invariants:
- *   1. A worker has at most one job. Jobs wait in order, at most COPIER_QUEUE_MAX.
+ *   1. A worker has at most one job. Jobs of one kind wait in order, in all at most COPIER_QUEUE_MAX.
  *   2. A worker that dies takes only its own job with it (INTERNAL); the next job that needs it starts a new one.
  *   3. When every worker has been stuck in one job for COPIER_STUCK_MS, further ones are started, up to
  *      COPIER_WORKERS_MAX, so that a stalled device does not stop the copies of others.
+ *   4. A worker looks at its stop flag between pieces. The flag is cleared before a job is handed out, and set only while
+ *      that job is the worker's.
  */
 import type { Worker } from "node:worker_threads";
 import { systemClock } from "../../base/clock.ts";
@@ -15,24 +17,27 @@ import { COPIER_DISMISS_MS, COPIER_QUEUE_MAX, COPIER_STUCK_MS, COPIER_WORKERS_MA
 import type { BlockDevice, Clock, MoveResult, MoveRun } from "../../base/ports.ts";
 import { spawnWorker } from "../../base/spawn-worker.ts";
 import type { CopierReply } from "./copier-worker.ts";
-import type { DirectEnd, DirectJob } from "./move-direct.ts";
+import type { DirectEnd, DirectJob, DirectWork } from "./move-direct.ts";
+import { MoveTally } from "./move-tally.ts";
 import { moveThroughPort } from "./move-through-port.ts";
+
+export interface MoveOptions {
+  /** So many bytes are copied, read in search of zeros, or written as zeros; holes and shared extents are free. */
+  readonly budgetBytes: number;
+  /** Aborted, the move ends early, maybe with nothing done. Without it a host waits, and the job goes ahead of others. */
+  readonly stop?: AbortSignal;
+}
 
 export interface Mover {
   /**
-   * Copies the runs in order. Ends early, at a granule boundary counted from a run's start, once `budgetBytes` have been
-   * copied or written as zeros (holes and shared extents are free), or when sharing has taken COPY_JOB_CLONE_MS_MAX;
-   * a budget of Number.MAX_SAFE_INTEGER never ends early.
+   * Copies the runs in order. Ends early, at a granule boundary counted from a run's start, once the budget is spent, when
+   * it is to stop, or when sharing has taken COPY_JOB_CLONE_MS_MAX; with a budget of Number.MAX_SAFE_INTEGER and without
+   * `stop` it never ends early.
    * The caller keeps both ranges locked and both devices open. Nothing is flushed.
    * Errors carry `side` ("source" | "destination") and `doneBytes`, `copiedBytes`, `zeroedBytes`, `clonedBytes` in their
    * metadata: what was finished before, along the runs in order. LIMIT_EXCEEDED when too many jobs wait; STOPPING.
    */
-  move(
-    from: BlockDevice,
-    to: BlockDevice,
-    runs: readonly MoveRun[],
-    options: { readonly budgetBytes: number },
-  ): Promise<MoveResult>;
+  move(from: BlockDevice, to: BlockDevice, runs: readonly MoveRun[], options: MoveOptions): Promise<MoveResult>;
   /** Ends the jobs that run, refuses the ones that wait (STOPPING), stops the workers. */
   close(): Promise<void>;
 }
@@ -48,18 +53,23 @@ export function createMover(options: MoverOptions): Mover {
 }
 
 interface Job {
-  readonly message: DirectJob;
+  readonly message: DirectWork;
+  readonly stop: AbortSignal | undefined;
   readonly resolve: (result: MoveResult) => void;
   readonly reject: (error: TidemarkError) => void;
 }
 
 interface Seat {
   readonly worker: Worker;
+  /** Shared with the worker: not 0 when its job is to end early. */
+  readonly stopFlag: Int32Array;
   /** From handing out a job until the worker is ready for the next. */
   busy: boolean;
   job: Job | undefined;
   beganMs: number;
 }
+
+const NOTHING_DONE: MoveResult = { doneBytes: 0, copiedBytes: 0, zeroedBytes: 0, clonedBytes: 0 };
 
 class WorkerMover implements Mover {
   readonly #workers: number;
@@ -77,34 +87,61 @@ class WorkerMover implements Mover {
     for (let index = 0; index < workers; index++) this.#addSeat();
   }
 
-  move(
-    from: BlockDevice,
-    to: BlockDevice,
-    runs: readonly MoveRun[],
-    { budgetBytes }: { readonly budgetBytes: number },
-  ): Promise<MoveResult> {
+  move(from: BlockDevice, to: BlockDevice, runs: readonly MoveRun[], options: MoveOptions): Promise<MoveResult> {
+    const { budgetBytes, stop } = options;
     if (this.#closing.signal.aborted) return Promise.reject(stopping());
     if (to.readOnly) return Promise.reject(readOnly());
+    if (stop?.aborted) return Promise.resolve(NOTHING_DONE);
     const [source, destination] = [endOf(from, "source"), endOf(to, "destination")];
-    if (source === undefined || destination === undefined || this.#workers === 0) {
-      const moving = moveThroughPort(from, to, runs, budgetBytes);
-      const settled: Promise<void> = moving.then(
-        () => {},
-        () => {},
-      );
-      this.#portMoves.add(settled);
-      void settled.then(() => this.#portMoves.delete(settled));
-      return moving;
-    }
+    if (source === undefined || destination === undefined || this.#workers === 0)
+      return this.#moveHere(from, to, runs, options);
     if (this.#queue.length >= COPIER_QUEUE_MAX) return Promise.reject(tooMany());
     const flat = new Float64Array(runs.length * 3);
     for (const [index, run] of runs.entries()) {
       flat.set([run.fromOffsetBytes, run.toOffsetBytes, run.lengthBytes], index * 3);
     }
     return new Promise((resolve, reject) => {
-      this.#queue.push({ message: { from: source, to: destination, runs: flat, budgetBytes }, resolve, reject });
+      this.#enqueue({ message: { from: source, to: destination, runs: flat, budgetBytes }, stop, resolve, reject });
       this.#dispatch();
     });
+  }
+
+  #moveHere(
+    from: BlockDevice,
+    to: BlockDevice,
+    runs: readonly MoveRun[],
+    { budgetBytes, stop }: MoveOptions,
+  ): Promise<MoveResult> {
+    const moving = moveThroughPort(from, to, runs, new MoveTally(budgetBytes, () => stop?.aborted === true));
+    const settled: Promise<void> = moving.then(
+      () => {},
+      () => {},
+    );
+    this.#portMoves.add(settled);
+    void settled.then(() => this.#portMoves.delete(settled));
+    return moving;
+  }
+
+  #enqueue(job: Job): void {
+    const { stop } = job;
+    if (stop === undefined) {
+      const firstBackground = this.#queue.findIndex((waiting) => waiting.stop !== undefined);
+      this.#queue.splice(firstBackground < 0 ? this.#queue.length : firstBackground, 0, job);
+      return;
+    }
+    this.#queue.push(job);
+    stop.addEventListener("abort", () => this.#stop(job), { once: true });
+  }
+
+  /** Ends a job early: at once if it waits, at its next piece if it runs; nothing if it has ended. */
+  #stop(job: Job): void {
+    const waiting = this.#queue.indexOf(job);
+    if (waiting >= 0) {
+      this.#queue.splice(waiting, 1);
+      job.resolve(NOTHING_DONE);
+      return;
+    }
+    for (const seat of this.#seats) if (seat.job === job) Atomics.store(seat.stopFlag, 0, 1);
   }
 
   close(): Promise<void> {
@@ -142,7 +179,8 @@ class WorkerMover implements Mover {
 
   #addSeat(): Seat {
     const worker = spawnWorker(import.meta, "./copier-worker");
-    const seat: Seat = { worker, busy: false, job: undefined, beganMs: 0 };
+    const stopFlag = new Int32Array(new SharedArrayBuffer(4));
+    const seat: Seat = { worker, stopFlag, busy: false, job: undefined, beganMs: 0 };
     worker.unref();
     worker.on("message", (reply: CopierReply) => this.#replied(seat, reply));
     worker.on("error", (error) => this.#crashed(seat, error));
@@ -155,6 +193,7 @@ class WorkerMover implements Mover {
     while (this.#queue.length > 0) {
       const seat = this.#freeSeat();
       if (seat === undefined) {
+        this.#makeWay();
         this.#watch();
         return;
       }
@@ -164,7 +203,9 @@ class WorkerMover implements Mover {
       seat.busy = true;
       seat.beganMs = this.#clock.monotonicMs();
       seat.worker.ref();
-      seat.worker.postMessage(job.message, [job.message.runs.buffer as ArrayBuffer]);
+      Atomics.store(seat.stopFlag, 0, 0);
+      const message: DirectJob = { ...job.message, stopFlag: seat.stopFlag };
+      seat.worker.postMessage(message, [message.runs.buffer as ArrayBuffer]);
     }
   }
 
@@ -173,6 +214,14 @@ class WorkerMover implements Mover {
     if (free !== undefined) return free;
     if (this.#seats.length < this.#workers || this.#allStuck()) return this.#addSeat();
     return undefined;
+  }
+
+  /** When a host waits and no worker is free: the background job that has run longest ends early. */
+  #makeWay(): void {
+    if (this.#queue[0]?.stop !== undefined) return;
+    const background = this.#seats.filter((seat) => seat.job?.stop !== undefined);
+    const longest = background.sort((a, b) => a.beganMs - b.beganMs)[0];
+    if (longest) Atomics.store(longest.stopFlag, 0, 1);
   }
 
   #allStuck(): boolean {

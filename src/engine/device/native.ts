@@ -57,8 +57,8 @@ export interface NativeCalls {
   startWriteback(fd: number, offsetBytes: number, lengthBytes: number): number;
   /** Begins to read a range into the page cache; does not wait for the medium. A hint: the result does not matter. */
   willNeed(fd: number, offsetBytes: number, lengthBytes: number): number;
-  /** Takes what is durable of a file out of the page cache. A hint: the result does not matter. */
-  forgetCachedAsync(fd: number): Promise<number>;
+  /** Drops what the page cache has of a file or device and need not write. A hint: the result does not matter. */
+  dropCacheAsync(fd: number): Promise<number>;
   /** Exclusive lock on the open file description, without waiting; -EAGAIN: somebody else has it. */
   lockExclusiveAsync(fd: number): Promise<number>;
   /** Asks for sharing a block with itself, which changes nothing: -EINVAL where sharing exists, else -EOPNOTSUPP. */
@@ -133,9 +133,9 @@ function bind(koffi: Koffi): NativeCalls {
       return result(ioctl(toFd, FICLONERANGE, scratchAddress));
     },
     willNeed: (fd, offsetBytes, lengthBytes) => fadvise(fd, offsetBytes, lengthBytes, POSIX_FADV_WILLNEED) as number,
+    dropCacheAsync: (fd) => later(fadvise, fd, 0, 0, POSIX_FADV_DONTNEED),
     startWriteback: (fd, offsetBytes, lengthBytes) =>
       result(syncFileRange(fd, offsetBytes, lengthBytes, SYNC_FILE_RANGE_WRITE)),
-    forgetCachedAsync: (fd) => later(fadvise, fd, 0, 0, POSIX_FADV_DONTNEED),
     lockExclusiveAsync: (fd) => later(flock, fd, LOCK_EX_NB),
     cloneProbeAsync: (fd) => onArguments(fd, FICLONERANGE, [BigInt(fd), 0n, 4096n, 0n]),
     blockSize: (fd) => {

@@ -151,6 +151,11 @@ export class ActivityLog {
     return this.#table.size;
   }
 
+  /** Regions that are hot or about to become or cease to be so. */
+  get hotRegions(): readonly number[] {
+    return this.#table.numbers();
+  }
+
   /** Whether all regions are hot; counts as their use. True holds until the caller's next await, longer after `enter`. */
   isHot(firstRegion: number, lastRegion: number): boolean {
     return this.#table.isHot(firstRegion, lastRegion);

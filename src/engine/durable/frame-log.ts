@@ -9,7 +9,7 @@
  *   2. A caller of `sync` waits for an fdatasync that started after its call and after its appends were stored.
  *   3. After a failed sync, or a failed write that could not be undone, the log takes nothing more.
  *   4. After running out of space nothing of the failed frames is left, durably, and later appends are taken again.
- *   5. What `open` has replayed is durable (data-safety 1.10 rule 3).
+ *   5. What `open` has replayed is durable (data-safety 1.10 rule 3); that the name is, the caller has seen to.
  * Layout: docs/file-formats.md "Frame log". Source: data-safety 1.8.
  */
 import { assert } from "../../base/assert.ts";
@@ -18,7 +18,7 @@ import { STATE_LOG_FRAME_BYTES_MAX, STATE_LOG_QUEUE_BYTES_MAX, STATE_LOG_QUEUE_F
 import { loadCore } from "../map/core.ts";
 import { encodeFrame, encodeLogHeader, FRAME_HEADER_BYTES, type FrameType, LOG_HEADER_BYTES } from "./frame.ts";
 import { checkLogName, readLog } from "./frame-replay.ts";
-import { replaceFile, syncFound } from "./replace-file.ts";
+import { replaceFile } from "./replace-file.ts";
 import { type StateFile, type StateFiles, wasOutOfSpace } from "./state-files.ts";
 
 /** One write takes at most so much from the queue, or one frame. */
@@ -120,7 +120,7 @@ export class FrameLog {
     await loadCore();
     const file = await files.open(path, { create: "must-exist" });
     try {
-      await syncFound(files, file);
+      await file.sync();
       const { number, checksum, end: found } = await readLog(file, kind, ownerId, onFrame);
       const tornBytes = found.fileBytes - found.endBytes;
       if (tornBytes > 0) {
@@ -347,7 +347,7 @@ export async function readFoundLog(
   await loadCore();
   const file = await files.open(path, { create: "must-exist" });
   try {
-    await syncFound(files, file);
+    await file.sync();
     await readLog(file, kind, ownerId, onFrame);
   } finally {
     await file.close();

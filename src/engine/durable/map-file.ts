@@ -146,7 +146,9 @@ export async function writeMap(
 }
 
 async function writeAll(file: StateFile, header: MapHeader, bitmap: PagedBitmap): Promise<number> {
-  const buffer = new Uint8Array(BUFFER_BYTES);
+  // A small map takes little: making a large buffer costs more than writing the map.
+  const pageTotal = Math.ceil(bitmap.bitCount / PAGE_BITS);
+  const buffer = new Uint8Array(Math.min(BUFFER_BYTES, (pageTotal + 1) * (RECORD_BYTES + PAGE_BYTES)));
   const totals: Totals = { setBits: 0, pages: 0, records: 0 };
   let used = 0;
   let offset = HEADER_BYTES;
@@ -157,7 +159,7 @@ async function writeAll(file: StateFile, header: MapHeader, bitmap: PagedBitmap)
     used = 0;
   };
   for (const record of recordsOf(bitmap, totals)) {
-    if (used + RECORD_BYTES + record.payload.length > BUFFER_BYTES) await flush();
+    if (used + RECORD_BYTES + record.payload.length > buffer.length) await flush();
     const head = buffer.subarray(used, used + RECORD_BYTES);
     const view = viewOf(head);
     head.fill(0);
@@ -171,7 +173,7 @@ async function writeAll(file: StateFile, header: MapHeader, bitmap: PagedBitmap)
     buffer.set(record.payload, used + RECORD_BYTES);
     used += RECORD_BYTES + record.payload.length;
   }
-  if (used + RECORD_BYTES > BUFFER_BYTES) await flush();
+  if (used + RECORD_BYTES > buffer.length) await flush();
   buffer.set(encodeTrailer(totals, checksum), used);
   used += RECORD_BYTES;
   await flush();
@@ -216,7 +218,7 @@ export async function verifyMap(files: StateFiles, path: string, expected: Expec
 }
 
 /**
- * Reads a map; the caller disposes it. What is read is made durable first. PATH_NOT_FOUND; METADATA_CORRUPT names the file
+ * Reads a map; the caller disposes it. A map has its name only once it is durable, so nothing is synced. PATH_NOT_FOUND; METADATA_CORRUPT names the file
  * and, where it can be told, the page; SCHEMA_TOO_NEW; MEMORY_EXHAUSTED.
  */
 export async function readMap(files: StateFiles, path: string, expected: MapHeader, core: Core): Promise<PagedBitmap> {
@@ -224,7 +226,6 @@ export async function readMap(files: StateFiles, path: string, expected: MapHead
   const file = await files.open(path, { create: "must-exist" });
   const bitmap = new PagedBitmap(core, expected.bitCount, "empty");
   try {
-    await file.sync();
     const head = await file.read(0, HEADER_BYTES);
     const { totals } = decodeHeader(path, head, expected);
     await readRecords(file, bitmap, totals, crc32c(head.subarray(0, HEADER.identityEnd)));

@@ -29,15 +29,6 @@ export async function replaceFile(
   return files.open(path, { create: "must-exist" });
 }
 
-/**
- * Makes durable what is found at start, before anybody acts on it (data-safety 1.10 rule 3): after a kill neither the content
- * nor the name need be.
- */
-export async function syncFound(files: StateFiles, file: StateFile): Promise<void> {
-  await file.sync();
-  await files.syncDirectory(directoryOf(file.path));
-}
-
 /** Gives the space back after a failure; the failure itself is what the caller hears of. */
 async function giveUp(files: StateFiles, file: StateFile, temporary: string): Promise<void> {
   await Promise.allSettled([file.close()]);

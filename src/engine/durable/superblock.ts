@@ -14,7 +14,7 @@ import { asTidemarkError, TidemarkError } from "../../base/errors.ts";
 import { STATE_OWNER_BYTES_MAX } from "../../base/limits.ts";
 import { crc32c, loadCore } from "../map/core.ts";
 import { encodeJson, getText, getWhole, OWNER_FIELD_BYTES, parseJson, putText, putWhole, viewOf } from "./fields.ts";
-import { replaceFile, syncFound } from "./replace-file.ts";
+import { replaceFile } from "./replace-file.ts";
 import { corruptFile, fileTooNew, type StateFile, type StateFiles, wasOutOfSpace } from "./state-files.ts";
 
 export type SuperblockKind = "volume" | "session";
@@ -129,7 +129,8 @@ export class Superblock<T> {
   }
 
   /**
-   * Makes durable what is there, then reads it. One damaged slot is survived and reported by `damagedSlot`.
+   * Makes durable what is there, then reads it; that the name is durable, the caller has seen to (data-safety 1.10 rule 3).
+   * One damaged slot is survived and reported by `damagedSlot`.
    * PATH_NOT_FOUND; METADATA_CORRUPT when no slot is whole or the file belongs to somebody else; SCHEMA_TOO_NEW.
    */
   static async open<T>(
@@ -142,11 +143,12 @@ export class Superblock<T> {
     await loadCore();
     const file = await files.open(path, { create: "must-exist" });
     try {
-      await syncFound(files, file);
+      await file.sync();
       const slots: (Slot | undefined)[] = [];
+      const bytes = await file.read(0, 2 * SUPERBLOCK_SLOT_BYTES);
       for (const index of [0, 1]) {
-        const bytes = await file.read(index * SUPERBLOCK_SLOT_BYTES, SUPERBLOCK_SLOT_BYTES);
-        slots.push(decodeSlot(path, index, kind, ownerId, bytes));
+        const slot = bytes.subarray(index * SUPERBLOCK_SLOT_BYTES, (index + 1) * SUPERBLOCK_SLOT_BYTES);
+        slots.push(decodeSlot(path, index, kind, ownerId, slot));
       }
       const { current, damagedSlot } = chooseSlot(path, slots[0], slots[1]);
       const value = decodePayload(path, current.payload, decode);
@@ -239,8 +241,14 @@ function checkedPayload<T>(path: string, value: T, decode: (value: unknown) => T
 }
 
 function decodePayload<T>(path: string, payload: Uint8Array, decode: (value: unknown) => T): T {
+  let value: unknown;
   try {
-    return decode(parseJson(payload));
+    value = parseJson(payload);
+  } catch {
+    throw corruptFile(path, "the record in it is no JSON");
+  }
+  try {
+    return decode(value);
   } catch (error) {
     const { code, message } = asTidemarkError(error);
     if (code === "SCHEMA_TOO_NEW") throw error;

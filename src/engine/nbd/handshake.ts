@@ -288,8 +288,10 @@ export class Handshake {
     this.#channel.reserve(message.length).append(message);
   }
 
+  /** What was answered before still goes out: the client may have sent several options at once. */
   #hangUp(): undefined {
     this.#over = true;
+    this.#channel.send();
     this.#channel.abort();
     return undefined;
   }

@@ -5,21 +5,30 @@
  * Algorithm of a lane (two a session, so that one is moved while the next is chosen):
  *   1. enter the gates of source and destination; wait while a point holds one of them;
  *   2. take the next pending runs after the cursor: small runs together, or one long one, at most COPY_JOB_BYTES_MAX of
- *      data; as long as nothing but holes or shared extents is met, the span of a job doubles;
+ *      data; the longer, the sparser data was in the job before; what somebody else has locked is passed over;
  *   3. lock their hull; bring granules in from upstream if the source is itself a destination;
  *   4. move; mark what is done; let a commit round follow;
  *   5. leave, and rest for the part of the time that the pace gives away.
- * Demand goes first: a host that waits copies its granules itself (session.copy).
+ * Demand goes first: a host that waits copies its granules itself (session.copy). A job ends early when a host waits for a
+ * granule of its hull, when a point closes a gate, and when the copying is stopped; what it leaves stays pending.
+ * A volume that is away pauses the copying; `start` goes on with it when the volume is back.
  */
 
-import { COPY_JOB_BYTES_MAX, COPY_JOB_RUNS_MAX, COPY_JOB_SPAN_BYTES_MAX, PACE_MAX } from "../../base/limits.ts";
-import type { MoveResult, MoveRun } from "../../base/ports.ts";
+import { assert } from "../../base/assert.ts";
+import {
+  COPIER_LANES,
+  COPY_JOB_BYTES_MAX,
+  COPY_JOB_BYTES_SMALL,
+  COPY_JOB_RUNS_MAX,
+  COPY_JOB_SPAN_BYTES_MAX,
+  PACE_MAX,
+} from "../../base/limits.ts";
+import type { MoveResult } from "../../base/ports.ts";
 import { GRANULE_SIZE_BYTES, MiB } from "../../base/units.ts";
 import type { EnginePorts } from "../ports.ts";
 import { bytesOfRun, type GranuleRun, granulesDone, moveRun } from "./extents.ts";
 import type { CopySession } from "./session.ts";
 
-const LANES = 2;
 /** A commit round begins after this much, so that little is copied again after a crash and syncs stay short. */
 const COMMIT_BYTES = 256 * MiB;
 const COMMIT_AFTER_MS = 1000;
@@ -32,8 +41,13 @@ interface Work {
   readonly session: CopySession;
   readonly stop: AbortController;
   readonly lanes: Promise<void>[];
+  /** Jobs under way; aborted, they end early. */
+  readonly jobs: Set<AbortController>;
   cursor: number;
+  /** How far a job may reach over holes and shared extents; a job of nothing but data is shorter. */
   spanBytes: number;
+  /** A volume is away. */
+  paused: boolean;
   lastCommitMs: number;
   /** `session.bytesCopied` when the last commit round began. */
   committedBytes: number;
@@ -52,7 +66,8 @@ export class Copier {
     const known = this.#work.get(session);
     if (known) {
       known.cursor = 0;
-      known.spanBytes = COPY_JOB_BYTES_MAX;
+      known.spanBytes = 0;
+      known.paused = false;
       known.committedBytes = 0;
       return;
     }
@@ -60,17 +75,23 @@ export class Copier {
       session,
       stop: new AbortController(),
       lanes: [],
+      jobs: new Set(),
       cursor: 0,
-      spanBytes: COPY_JOB_BYTES_MAX,
+      spanBytes: 0,
+      paused: false,
       lastCommitMs: this.#ports.clock.monotonicMs(),
       committedBytes: session.bytesCopied,
     };
     this.#work.set(session, work);
-    for (let lane = 0; lane < LANES; lane++) work.lanes.push(this.#lane(work));
+    const gates = [session.sourceVolume.gate, session.destinationVolume.gate];
+    const forget = gates.map((gate) => gate.onClosing(() => hurry(work)));
+    for (let lane = 0; lane < COPIER_LANES; lane++) work.lanes.push(this.#lane(work));
     void Promise.all(work.lanes).then(() => {
+      for (const end of forget) end();
       if (this.#work.get(session) === work) this.#work.delete(session);
-      // A point may have given the session new work while the lanes were ending.
-      if (!work.stop.signal.aborted && session.state === "live" && session.pending.count > 0) this.start(session);
+      // A point, or a volume that came back, may have given the session new work while the lanes were ending.
+      if (!work.stop.signal.aborted && !work.paused && session.state === "live" && session.pending.count > 0)
+        this.start(session);
     });
   }
 
@@ -79,11 +100,8 @@ export class Copier {
     const work = this.#work.get(session);
     if (!work) return;
     work.stop.abort();
+    hurry(work);
     await Promise.all(work.lanes);
-  }
-
-  async stopAll(): Promise<void> {
-    await Promise.all([...this.#work.keys()].map((session) => this.stop(session)));
   }
 
   async #lane(work: Work): Promise<void> {
@@ -95,6 +113,7 @@ export class Copier {
         await session.commits.flush();
         if (session.pending.count === 0) return;
       } catch (error) {
+        if (session.unavailability(error)) return await pause(work);
         const failed = await session.fail(error).then(
           () => true,
           () => false,
@@ -110,15 +129,17 @@ export class Copier {
     const { signal } = work.stop;
     while (!signal.aborted && session.state === "live" && session.pending.count > 0) {
       const startedMs = this.#ports.clock.monotonicMs();
+      let taken: { readonly released: Promise<void> } | undefined;
       await this.#enterGates(session);
       try {
         if (signal.aborted || session.state !== "live") return;
-        if (!(await this.#job(work))) break;
+        taken = await this.#job(work);
       } finally {
         session.sourceVolume.gate.leave();
         session.destinationVolume.gate.leave();
       }
-      await this.#afterJob(work, startedMs);
+      if (taken) await taken.released;
+      else await this.#afterJob(work, startedMs);
     }
   }
 
@@ -135,41 +156,44 @@ export class Copier {
     }
   }
 
-  /** One job; false when nothing is left to choose. */
-  async #job(work: Work): Promise<boolean> {
+  /** One job. When others work on all that is left: what to wait for before looking again. */
+  async #job(work: Work): Promise<{ readonly released: Promise<void> } | undefined> {
     const { session } = work;
+    // A gate that closed before the job was known would not end it.
+    if (!session.sourceVolume.gate.isOpen || !session.destinationVolume.gate.isOpen) return undefined;
     const runs = chooseRuns(session, work);
-    const first = runs[0];
-    const last = runs.at(-1);
-    if (!first || !last) return false;
+    const [first, last] = [runs[0], runs.at(-1)];
+    if (!first || !last) return session.pending.count > 0 ? { released: session.lock.released() } : undefined;
     const hull = { first: first.first, count: last.first + last.count - first.first };
     work.cursor = hull.first + hull.count;
-    const handle =
-      session.lock.tryAcquire(hull.first, hull.count) ?? (await session.lock.acquire(hull.first, hull.count));
+    const job = new AbortController();
+    const handle = session.lock.tryAcquire(hull.first, hull.count, () => job.abort());
+    assert(handle !== undefined, "what was chosen is free");
+    work.jobs.add(job);
     try {
-      if (session.state !== "live") return false;
-      const { generation } = session;
-      // While waiting for the lock a host may have copied some of them.
-      const pending = runs.flatMap((run) => session.pendingRuns(run));
-      if (pending.length === 0) return true;
-      const moves = pending.map((run) => moveRun(run, session.source, session.destination));
-      if (session.sourceVolume.entering.length > 0)
-        for (const move of moves) await session.sourceVolume.ensurePresent(move.fromOffsetBytes, move.lengthBytes);
-      const result = await this.#move(session, moves);
-      if (generation !== session.generation || session.state !== "live") return true;
-      const endOfDone = markDone(session, pending, result);
-      if (endOfDone < hull.first + hull.count) work.cursor = Math.min(work.cursor, endOfDone);
-      adaptSpan(work, result);
-      return true;
+      await this.#moveRuns(work, runs, job.signal);
     } finally {
+      work.jobs.delete(job);
       session.lock.release(handle);
     }
+    return undefined;
   }
 
-  #move(session: CopySession, moves: readonly MoveRun[]): Promise<MoveResult> {
+  async #moveRuns(work: Work, runs: readonly GranuleRun[], stop: AbortSignal): Promise<void> {
+    const { session } = work;
+    const { generation } = session;
+    const moves = runs.map((run) => moveRun(run, session.source, session.destination));
+    if (session.sourceVolume.entering.length > 0)
+      for (const move of moves) await session.sourceVolume.ensurePresent(move.fromOffsetBytes, move.lengthBytes);
     const from = session.sourceVolume.requireDevice();
     const to = session.destinationVolume.requireDevice();
-    return this.#ports.mover.move(from, to, moves, { budgetBytes: COPY_JOB_BYTES_MAX });
+    const result = await this.#ports.mover.move(from, to, moves, { budgetBytes: jobBytes(session), stop });
+    if (generation !== session.generation || session.state !== "live") return;
+    session.destinationVolume.requireDevice(); // what a device that has failed meanwhile took over may be lost
+    const last = runs.at(-1);
+    const endOfDone = markDone(session, runs, result);
+    if (last && endOfDone < last.first + last.count) work.cursor = Math.min(work.cursor, endOfDone);
+    adaptSpan(work, result);
   }
 
   async #afterJob(work: Work, startedMs: number): Promise<void> {
@@ -182,7 +206,7 @@ export class Copier {
       work.committedBytes = session.bytesCopied;
       const round = session.commits.flush();
       if (uncommittedBytes >= UNCOMMITTED_BYTES_MAX) await round;
-      else round.catch((error: unknown) => session.fail(error).catch(() => undefined)); // see #lane
+      else round.catch((error: unknown) => failBehind(session, error));
     }
     if (session.pace >= PACE_MAX) return;
     const restMs = ((nowMs - startedMs) * (PACE_MAX - session.pace)) / session.pace;
@@ -190,25 +214,59 @@ export class Copier {
   }
 }
 
-/** The next runs after the cursor, wrapping around once. */
-function chooseRuns(session: CopySession, work: Work): GranuleRun[] {
-  // What the source itself still lacks is brought in for the whole job, whatever is done of it then.
-  const cascade = session.sourceVolume.entering.some((upstream) => upstream.unfinished);
-  const spanBytes = cascade ? COPY_JOB_BYTES_MAX : work.spanBytes;
-  const runs = runsFrom(session, work.cursor, spanBytes);
-  if (runs.length > 0 || work.cursor === 0) return runs;
-  work.cursor = 0;
-  return runsFrom(session, 0, spanBytes);
+/** What has been copied is made durable all the same where the destination can: it may be the source that is away. */
+async function pause(work: Work): Promise<void> {
+  work.paused = true;
+  // If it cannot, the granules are pending again, and the session has failed if it relied on them.
+  await work.session.commitAll().catch(() => undefined);
 }
 
-function runsFrom(session: CopySession, from: number, spanBytes: number): GranuleRun[] {
-  const spanGranules = spanBytes / GRANULE_SIZE_BYTES;
-  const dataGranules = COPY_JOB_BYTES_MAX / GRANULE_SIZE_BYTES;
-  const first = session.pending.nextRun(from, session.granuleCount);
+/** For a round that nobody waits for; the lanes meet again what could not be made durable (see #lane). */
+async function failBehind(session: CopySession, error: unknown): Promise<void> {
+  if (!session.unavailability(error)) await session.fail(error).catch(() => undefined);
+}
+
+function hurry(work: Work): void {
+  for (const job of work.jobs) job.abort();
+}
+
+/** True when the source itself still lacks something: that is brought in for the whole job, whatever is done of it then. */
+function asksUpstream(session: CopySession): boolean {
+  return session.sourceVolume.entering.some((upstream) => upstream.unfinished);
+}
+
+function jobBytes(session: CopySession): number {
+  return session.pace < PACE_MAX || asksUpstream(session) ? COPY_JOB_BYTES_SMALL : COPY_JOB_BYTES_MAX;
+}
+
+/** The next pending runs after the cursor, wrapping around once, of those that nobody has locked or waits for. */
+function chooseRuns(session: CopySession, work: Work): GranuleRun[] {
+  const dataBytes = jobBytes(session);
+  const spanBytes = asksUpstream(session) ? dataBytes : Math.max(dataBytes, work.spanBytes);
+  for (const from of work.cursor === 0 ? [0] : [work.cursor, 0]) {
+    const end = session.granuleCount;
+    for (
+      let free = session.lock.nextFree(from, end);
+      free;
+      free = session.lock.nextFree(free.first + free.count, end)
+    ) {
+      const runs = runsWithin(session, free, dataBytes, spanBytes);
+      if (runs.length > 0) return runs;
+    }
+  }
+  return [];
+}
+
+/** The first pending runs of a stretch: one long one, or small ones together. */
+function runsWithin(session: CopySession, stretch: GranuleRun, dataBytes: number, spanBytes: number): GranuleRun[] {
+  const dataGranules = dataBytes / GRANULE_SIZE_BYTES;
+  const end = stretch.first + stretch.count;
+  const first = session.pending.nextRun(stretch.first, end);
   if (!first) return [];
-  if (first.count >= dataGranules) return [{ first: first.first, count: Math.min(first.count, spanGranules) }];
+  if (first.count >= dataGranules)
+    return [{ first: first.first, count: Math.min(first.count, spanBytes / GRANULE_SIZE_BYTES) }];
   const runs = [first];
-  const hullEnd = Math.min(session.granuleCount, first.first + COPY_JOB_SPAN_BYTES_MAX / GRANULE_SIZE_BYTES);
+  const hullEnd = Math.min(end, first.first + COPY_JOB_SPAN_BYTES_MAX / GRANULE_SIZE_BYTES);
   for (let granules = first.count, at = first.first + first.count; runs.length < COPY_JOB_RUNS_MAX; ) {
     const next = session.pending.nextRun(at, hullEnd);
     if (!next || granules + next.count > dataGranules) break;
@@ -235,7 +293,12 @@ function markDone(session: CopySession, runs: readonly GranuleRun[], result: Mov
   return end;
 }
 
+/** So long a span that it holds the data of one job, as dense as the data was in this one; at most doubled at a time. */
 function adaptSpan(work: Work, result: MoveResult): void {
-  if (result.copiedBytes > 0) work.spanBytes = COPY_JOB_BYTES_MAX;
-  else work.spanBytes = Math.min(COPY_JOB_SPAN_BYTES_MAX, work.spanBytes * 2);
+  if (result.doneBytes === 0) return;
+  const dataBytes = jobBytes(work.session);
+  const dataShare = result.copiedBytes / result.doneBytes;
+  const wanted = dataShare > 0 ? dataBytes / dataShare : COPY_JOB_SPAN_BYTES_MAX;
+  const spanBytes = Math.min(wanted, Math.max(work.spanBytes, dataBytes) * 2, COPY_JOB_SPAN_BYTES_MAX);
+  work.spanBytes = Math.floor(spanBytes / MiB) * MiB;
 }

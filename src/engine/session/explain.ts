@@ -1,11 +1,11 @@
-/** What a copy would do if it were started now, and why. */
+/** What a start would do, before it is done. */
 import { granuleCountOf } from "../../base/units.ts";
 import type { CopyPlan, StartRequest } from "../engine-api.ts";
 import { type LiveView, reasonOf } from "./point.ts";
 import { planStart } from "./rules.ts";
 
-/** Throws what a start would be refused with. */
-export function explainCopy(views: LiveView[], request: Omit<StartRequest, "id" | "pace">): CopyPlan {
+/** Throws the refusal that the start would meet. */
+export function explainStart(views: readonly LiveView[], request: Omit<StartRequest, "id" | "pace">): CopyPlan {
   const plan = planStart(views, request);
   const existing = plan.existing?.session;
   const base = plan.restores?.session ?? existing;

@@ -54,6 +54,8 @@ export interface PointMember {
 
 export interface PointHost {
   readonly ports: EnginePorts;
+  /** Nothing is waited for any more. */
+  readonly stopping: AbortSignal;
   readonly points: PointsLog;
   views(): LiveView[];
   volume(uid: string): Volume;
@@ -231,13 +233,19 @@ async function acquireFiles(host: PointHost, session: CopySession): Promise<() =
 
 /** The step's result, or BARRIER_TIMEOUT. */
 function withinBarrier<T>(host: PointHost, step: Promise<T>): Promise<T> {
-  return within(host.ports.clock, BARRIER_TIMEOUT_MS, step, () => {
-    const seconds = BARRIER_TIMEOUT_MS / 1000;
-    return new TidemarkError("BARRIER_TIMEOUT", {
-      message: `writes under way did not end within ${seconds} s; no copy was started`,
-      hint: "look for a slow or stalled device among the volumes (`tidemark status`), then try again",
-    });
-  });
+  return within(
+    host.ports.clock,
+    BARRIER_TIMEOUT_MS,
+    step,
+    () => {
+      const seconds = BARRIER_TIMEOUT_MS / 1000;
+      return new TidemarkError("BARRIER_TIMEOUT", {
+        message: `writes under way did not end within ${seconds} s; no copy was started`,
+        hint: "look for a slow or stalled device among the volumes (`tidemark status`), then try again",
+      });
+    },
+    host.stopping,
+  );
 }
 
 /** Step 4 for one member: its pending map and its new record, without the epochs. */

@@ -14,7 +14,7 @@ import { asTidemarkError, TidemarkError } from "../../base/errors.ts";
 import { encodeJson, parseJson } from "../durable/fields.ts";
 import { FrameLog, readFoundLog } from "../durable/frame-log.ts";
 import { readMap, writeMap } from "../durable/map-file.ts";
-import { isDamage, type StateFiles } from "../durable/state-files.ts";
+import { corruptFile, isDamage, type StateFiles } from "../durable/state-files.ts";
 import { Superblock } from "../durable/superblock.ts";
 import type { Core } from "../map/core.ts";
 import type { PagedBitmap } from "../map/paged-bitmap.ts";
@@ -98,30 +98,24 @@ export class SessionFiles {
     return new SessionFiles({ id, files, superblock, log, logFile, mapFile: undefined, serial });
   }
 
-  /** The record as the superblock has it. */
-  static async readRecord(files: StateFiles, id: string): Promise<SessionRecord> {
-    const path = `${directoryOf(id)}/super`;
-    const superblock = await Superblock.open(files, path, "session", id, decodeSessionRecord);
-    try {
-      return superblock.value;
-    } finally {
-      await superblock.close();
-    }
+  /** The superblock of a session found at start; `open` takes it over. */
+  static openSuperblock(files: StateFiles, id: string): Promise<Superblock<SessionRecord>> {
+    return Superblock.open(files, `${directoryOf(id)}/super`, "session", id, decodeSessionRecord);
   }
 
   /**
-   * Opens the files of `record`, which comes from the superblock or from a later point, and gives back the map of missing
+   * Opens the files of `record`, which comes from `superblock` or from a later point, and gives back the map of missing
    * granules. `pointMap` is the map of the point when the record comes from there. Removes left-over files.
    */
   static async open(
     files: StateFiles,
     core: Core,
+    superblock: Superblock<SessionRecord>,
     record: SessionRecord,
     options: { pointMap: PagedBitmap | undefined; granuleCount: number },
   ): Promise<{ sessionFiles: SessionFiles; missing: PagedBitmap }> {
     const { id } = record;
     const directory = directoryOf(id);
-    const superblock = await Superblock.open(files, `${directory}/super`, "session", id, decodeSessionRecord);
     const missing =
       options.pointMap ??
       (await readMap(
@@ -131,8 +125,11 @@ export class SessionFiles {
         core,
       ));
     const serial = serialOf(record.logFile);
-    const log = await FrameLog.open(files, `${directory}/${record.logFile}`, "session", id, (payload) => {
-      for (const run of decodeCopied(payload, record.generation)) missing.clearRange(run.first, run.count);
+    const logPath = `${directory}/${record.logFile}`;
+    const log = await FrameLog.open(files, logPath, "session", id, (payload) => {
+      const runs = decodeCopied(payload, record.generation, missing.bitCount);
+      if (runs === undefined) throw corruptFile(logPath, "holds a record of copied granules that makes no sense");
+      for (const run of runs) missing.clearRange(run.first, run.count);
     });
     const names = await files.list(directory);
     for (const name of names)
@@ -283,7 +280,7 @@ export class SessionFiles {
     return name === "super" || name === this.#mapFile || name === this.#logFile || name === this.#next?.name;
   }
 
-  /** Durably over; what remains is to remove the files. */
+  /** Durably over; what remains is to retire the files. */
   async end(record: SessionRecord): Promise<void> {
     await this.#super.store({ ...record, state: "ended", mapFile: this.#mapFile, logFile: this.#logFile });
   }
@@ -291,6 +288,14 @@ export class SessionFiles {
   async close(): Promise<void> {
     await this.#log.close();
     await this.#super.close();
+  }
+
+  /** Removes what an ended session needs no more: everything but the superblock, which says how it ended. */
+  async retire(): Promise<void> {
+    await this.abandonGeneration();
+    await this.close();
+    for (const name of await this.#files.list(this.directory))
+      if (name !== "super") await this.#files.remove(`${this.directory}/${name}`);
   }
 
   async remove(): Promise<void> {
@@ -346,7 +351,7 @@ function encodeDefinition(record: SessionRecord): Uint8Array {
 /** Undefined: a record of copied granules. */
 export function decodeDefinition(payload: Uint8Array): SessionRecord | undefined {
   const view = new DataView(payload.buffer, payload.byteOffset, payload.byteLength);
-  if (view.getFloat64(0, true) !== DEFINITION_GENERATION) return undefined;
+  if (payload.byteLength < RECORD_HEADER_BYTES || view.getFloat64(0, true) !== DEFINITION_GENERATION) return undefined;
   return decodeSessionRecord(parseJson(payload.subarray(RECORD_HEADER_BYTES)));
 }
 
@@ -362,12 +367,18 @@ function encodeCopied(generation: number, runs: readonly GranuleRun[]): Uint8Arr
   return bytes;
 }
 
-/** None for a record of another generation. */
-export function decodeCopied(payload: Uint8Array, generation: number): GranuleRun[] {
+/** Runs; none for a record of another generation, undefined when the payload is not what `encodeCopied` makes. */
+export function decodeCopied(payload: Uint8Array, generation: number, granuleCount: number): GranuleRun[] | undefined {
   const view = new DataView(payload.buffer, payload.byteOffset, payload.byteLength);
+  if (payload.byteLength < RECORD_HEADER_BYTES) return undefined;
   if (view.getFloat64(0, true) !== generation) return [];
+  if ((payload.byteLength - RECORD_HEADER_BYTES) % RUN_BYTES !== 0) return undefined;
   const runs: GranuleRun[] = [];
-  for (let offset = RECORD_HEADER_BYTES; offset < payload.byteLength; offset += RUN_BYTES)
-    runs.push({ first: view.getFloat64(offset, true), count: view.getFloat64(offset + 8, true) });
+  for (let offset = RECORD_HEADER_BYTES; offset < payload.byteLength; offset += RUN_BYTES) {
+    const run = { first: view.getFloat64(offset, true), count: view.getFloat64(offset + 8, true) };
+    const whole = Number.isSafeInteger(run.first) && Number.isSafeInteger(run.count);
+    if (!whole || run.first < 0 || run.count < 1 || run.first + run.count > granuleCount) return undefined;
+    runs.push(run);
+  }
   return runs;
 }

@@ -10,28 +10,32 @@
 import { asTidemarkError, TidemarkError } from "../../base/errors.ts";
 import { granuleCountOf } from "../../base/units.ts";
 import { isDamage } from "../durable/state-files.ts";
+import type { Superblock } from "../durable/superblock.ts";
 import { PagedBitmap } from "../map/paged-bitmap.ts";
 import type { EnginePorts } from "../ports.ts";
 import type { VolumeSet } from "../volume/volume-set.ts";
+import type { EndedSessions } from "./ended-sessions.ts";
 import type { RecoveredPoint } from "./points-log.ts";
 import { removeSessionDirectory, SESSIONS_DIRECTORY, SessionFiles } from "./session-files.ts";
 import type { SessionRecord } from "./session-record.ts";
 
 export interface FoundSession {
   readonly record: SessionRecord;
-  /** Set when the record is that of a point: what was to be copied then. */
-  readonly pointMap: PagedBitmap | undefined;
-  /** Set when its files cannot be used; `record` then says that it has failed. */
+  /** Its files and the granules that the destination lacks; undefined when the files cannot be used. */
+  readonly opened: { readonly sessionFiles: SessionFiles; readonly missing: PagedBitmap } | undefined;
+  /** Why they cannot; `record` then says that it has failed. */
   readonly damage: TidemarkError | undefined;
 }
 
 export interface RecoveryState {
   readonly points: readonly RecoveredPoint[];
   readonly pointsDamage: TidemarkError | undefined;
+  /** Takes over the sessions that have ended and are not recorded elsewhere yet. */
+  readonly ended: EndedSessions;
   readonly trouble: (what: string, error: unknown) => void;
 }
 
-/** Undefined when there is none any more; its directory is removed then. What is no damage is thrown. */
+/** Undefined when there is none any more; its directory is removed then, unless it has ended unrecorded. What is no damage is thrown. */
 export async function readSession(
   ports: EnginePorts,
   volumes: VolumeSet,
@@ -39,23 +43,33 @@ export async function readSession(
   state: RecoveryState,
 ): Promise<FoundSession | undefined> {
   const { files } = ports;
+  // After a kill the names need not be durable yet (data-safety 1.10 rule 3).
+  await files.syncDirectory(`${SESSIONS_DIRECTORY}/${id}`);
   const fired = newestPoint(state.points, id);
-  const own = await readOwn(ports, id);
-  if (own instanceof TidemarkError) return readDamaged(ports, volumes, id, { error: own, fired, state });
+  const superblock = await openOwn(ports, id);
+  if (superblock instanceof TidemarkError) return readDamaged(ports, volumes, id, { error: superblock, fired, state });
+  const own = superblock?.value;
   const fromPoint = fired && own && fired.record.generation > own.generation ? fired : undefined;
   const record = fromPoint?.record ?? own;
-  if (state.pointsDamage && record && record.state !== "ended" && (await SessionFiles.mayBeLater(files, record)))
-    return registered(volumes, failedBecause(record, state.pointsDamage), state);
+  if (superblock && record && record.state !== "ended" && isRegistered(volumes, record)) {
+    const lost = state.pointsDamage && (await SessionFiles.mayBeLater(files, record)) ? state.pointsDamage : undefined;
+    if (lost || record.state !== "creating")
+      return openFound(ports, superblock, record, { pointMap: fromPoint?.map, lost });
+  }
+  await superblock?.close();
+  if (record?.state === "ended" && state.ended.adopt(record)) return undefined;
   if (!record || record.state === "ended" || record.state === "creating") {
     await removeSessionDirectory(files, id);
     return undefined;
   }
-  if (!isRegistered(volumes, record)) return leaveOut(ports, record, state);
-  return { record, pointMap: fromPoint?.map, damage: undefined };
+  return leaveOut(ports, record, state);
 }
 
-/** The superblock's record; undefined when there is no session; an error when it is damaged. */
-async function readOwn({ files }: EnginePorts, id: string): Promise<SessionRecord | TidemarkError | undefined> {
+/** The superblock; undefined when there is no session; an error when it is damaged. */
+async function openOwn(
+  { files }: EnginePorts,
+  id: string,
+): Promise<Superblock<SessionRecord> | TidemarkError | undefined> {
   const directory = `${SESSIONS_DIRECTORY}/${id}`;
   if (!(await files.exists(`${directory}/super`))) {
     const lost = (await files.list(directory)).some((name) => /^pending-\d+\.map$/.test(name));
@@ -67,11 +81,31 @@ async function readOwn({ files }: EnginePorts, id: string): Promise<SessionRecor
     });
   }
   try {
-    return await SessionFiles.readRecord(files, id);
+    return await SessionFiles.openSuperblock(files, id);
   } catch (cause) {
     const error = asTidemarkError(cause);
     if (!isDamage(error)) throw error;
     return error;
+  }
+}
+
+/** Opens map and log; takes over `superblock`. `lost`: a later point of it may be gone. */
+async function openFound(
+  { files, core }: EnginePorts,
+  superblock: Superblock<SessionRecord>,
+  record: SessionRecord,
+  { pointMap, lost }: { readonly pointMap: PagedBitmap | undefined; readonly lost: TidemarkError | undefined },
+): Promise<FoundSession> {
+  try {
+    if (lost) throw lost;
+    const granuleCount = granuleCountOf(record.source.lengthBytes);
+    const options = { pointMap: pointMap?.clone(), granuleCount };
+    return { record, opened: await SessionFiles.open(files, core, superblock, record, options), damage: undefined };
+  } catch (cause) {
+    await superblock.close();
+    const error = asTidemarkError(cause);
+    if (!isDamage(error)) throw error;
+    return failedBecause(record, error);
   }
 }
 
@@ -123,12 +157,7 @@ function failedBecause(record: SessionRecord, error: TidemarkError): FoundSessio
     generation: record.generation + 1,
     failure: { cause: "OTHER", message: error.detail.message },
   };
-  return { record: failed, pointMap: undefined, damage: error };
-}
-
-/** For a session whose map or log turns out to be damaged. */
-export function failedFound(found: FoundSession, error: TidemarkError): FoundSession {
-  return failedBecause(found.record, error);
+  return { record: failed, opened: undefined, damage: error };
 }
 
 function isRegistered(volumes: VolumeSet, record: SessionRecord): boolean {

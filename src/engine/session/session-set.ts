@@ -5,28 +5,30 @@
  * the instant is point.ts, the copying is copier.ts.
  */
 import { endOnBug } from "../../base/assert.ts";
-import { asTidemarkError, TidemarkError } from "../../base/errors.ts";
-import { BARRIER_TIMEOUT_MS, SESSIONS_MAX } from "../../base/limits.ts";
+import { TidemarkError } from "../../base/errors.ts";
+import { BARRIER_TIMEOUT_MS, SESSIONS_MAX, STOP_BACKGROUND_MS } from "../../base/limits.ts";
 import { granuleCountOf } from "../../base/units.ts";
-import { isDamage } from "../durable/state-files.ts";
-import type { CopyPlan, EngineEvent, SessionStatus, StartRequest } from "../engine-api.ts";
+import type { CopyPlan, EngineEvent, SessionStatus, StartRequest, VolumeFacts } from "../engine-api.ts";
 import { PagedBitmap } from "../map/paged-bitmap.ts";
 import type { EnginePorts } from "../ports.ts";
-import { within } from "../sync/deadline.ts";
+import { endedWithin, within } from "../sync/deadline.ts";
 import { Mutex } from "../sync/mutex.ts";
 import type { Volume } from "../volume/volume.ts";
 import type { VolumeSet } from "../volume/volume-set.ts";
 import { Copier } from "./copier.ts";
-import { explainCopy } from "./explain.ts";
+import { type EndedSessions, endOf } from "./ended-sessions.ts";
+import { explainStart } from "./explain.ts";
 import { extentsOverlap } from "./extents.ts";
 import { firePoint, type LiveView, type PointHost, type PointMember } from "./point.ts";
 import type { PointsLog } from "./points-log.ts";
+import { noticeForeignWrite, type ReopenHost, reopenVolume } from "./reopen.ts";
 import { requireRoom } from "./room.ts";
 import { transitionOf } from "./rules.ts";
 import { CopySession } from "./session.ts";
 import { SessionFiles } from "./session-files.ts";
 import type { SessionRecord } from "./session-record.ts";
-import { type FoundSession, failedFound } from "./session-recovery.ts";
+import type { FoundSession } from "./session-recovery.ts";
+import { endCopying, makeDurable, retire, StopReport } from "./stop.ts";
 
 /** Between attempts at what could not be made durable. */
 const RETRY_AFTER_MS = 5000;
@@ -37,6 +39,7 @@ export class SessionSet {
   readonly #ports: EnginePorts;
   readonly #volumes: VolumeSet;
   readonly #points: PointsLog;
+  readonly ended: EndedSessions;
   readonly #emit: (event: EngineEvent) => void;
   readonly #sessions = new Map<string, CopySession>();
   readonly #copier: Copier;
@@ -55,13 +58,16 @@ export class SessionSet {
     ports: EnginePorts;
     volumes: VolumeSet;
     points: PointsLog;
+    ended: EndedSessions;
     emit: (event: EngineEvent) => void;
   }) {
     this.#ports = options.ports;
     this.#volumes = options.volumes;
     this.#points = options.points;
+    this.ended = options.ended;
     this.#emit = options.emit;
     this.#copier = new Copier(options.ports);
+    options.volumes.onReturn = (volume, device) => noticeForeignWrite(this.#reopenHost(), volume, device);
   }
 
   // --- requests ------------------------------------------------------------------------------------------------------
@@ -86,7 +92,7 @@ export class SessionSet {
       this.#requireRunning();
       const members = choose();
       requireRoom(this.#volumes, members);
-      if (this.#sessions.size + members.length > SESSIONS_MAX)
+      if (this.#sessions.size + this.ended.size + members.length > SESSIONS_MAX)
         throw new TidemarkError("LIMIT_EXCEEDED", {
           message: `there are ${this.#sessions.size} copy sessions; at most ${SESSIONS_MAX} can exist`,
           hint: "cancel sessions that are not needed",
@@ -140,7 +146,7 @@ export class SessionSet {
   }
 
   explain(request: Omit<StartRequest, "id" | "pace">): CopyPlan {
-    return explainCopy(this.#views(), request);
+    return explainStart(this.#views(), request);
   }
 
   require(id: string): CopySession {
@@ -179,24 +185,15 @@ export class SessionSet {
 
   /** Takes over a session as recovery has found it; one whose files cannot be used has durably failed when it resolves. */
   async adoptFound(found: FoundSession, trouble: (what: string, error: unknown) => void): Promise<void> {
-    const { record, damage } = found;
-    const { files, core } = this.#ports;
-    const granuleCount = granuleCountOf(record.source.lengthBytes);
-    if (!damage) {
-      try {
-        const pointMap = found.pointMap?.clone();
-        const { sessionFiles, missing } = await SessionFiles.open(files, core, record, { pointMap, granuleCount });
-        this.adopt(record, missing, sessionFiles).holdEpochs();
-        return;
-      } catch (cause) {
-        const error = asTidemarkError(cause);
-        if (!isDamage(error)) throw error;
-        return this.adoptFound(failedFound(found, error), trouble);
-      }
+    const { record, opened, damage } = found;
+    if (opened) {
+      this.adopt(record, opened.missing, opened.sessionFiles).holdEpochs();
+      return;
     }
     trouble(`copy ${record.id} has failed`, damage);
-    const salvaged = await SessionFiles.salvage(files, record);
-    const session = this.adopt(record, new PagedBitmap(core, granuleCount, "full"), salvaged);
+    const { files, core } = this.#ports;
+    const everything = new PagedBitmap(core, granuleCountOf(record.source.lengthBytes), "full");
+    const session = this.adopt(record, everything, await SessionFiles.salvage(files, record));
     await session.checkpoint();
   }
 
@@ -224,11 +221,11 @@ export class SessionSet {
     this.noteUnsettled([...this.#sessions.values()].flatMap((one) => [one.sourceVolume, one.destinationVolume]));
     await this.#settleOnce();
     await this.#admin.run(async () => {
-      if (this.#unsettled.size === 0) await this.#points.renew();
+      if (this.#unsettled.size === 0 && !this.#stopping) await this.#points.renew();
     });
   }
 
-  /** Goes on where the last run of the daemon stopped. Sessions of unavailable volumes wait for the next start. */
+  /** Goes on where copying stopped: at the start, or because a volume was away. Sessions of unavailable volumes wait. */
   resume(): void {
     this.#settlePoints();
     for (const session of this.#sessions.values()) {
@@ -238,33 +235,51 @@ export class SessionSet {
     }
   }
 
-  /** Stops copying and makes everything durable. New requests are refused. */
-  async stop(): Promise<void> {
+  /** Stops copying and makes everything durable that answers in time (stop.ts). New requests are refused. */
+  async stop(): Promise<StopReport> {
+    const { clock } = this.#ports;
+    const report = new StopReport();
     this.#stopping = true;
     this.#stopped.abort();
+    await this.#admin.run(() => endCopying(clock, this.#copier, [...this.#sessions.values()], report));
+    await endedWithin(clock, STOP_BACKGROUND_MS, this.#background);
     await this.#admin.run(async () => {
-      await this.#copier.stopAll();
+      const sessions = [...this.#sessions.values()];
+      for (const side of await makeDurable(clock, sessions, this.#volumes, report)) this.#unsettled.delete(side);
+      const failed = (error: unknown) => report.add(error);
+      if (this.#unsettled.size === 0) await this.#points.reset().catch(failed);
+      for (const session of sessions) await session.files.close().catch(failed);
+      retire(sessions, this.#volumes);
+      this.#sessions.clear();
     });
-    while (this.#background.size > 0) await Promise.allSettled([...this.#background]);
-    await this.#admin.run(async () => {
-      try {
-        for (const session of this.#sessions.values()) {
-          if (session.sourceVolume.online && session.destinationVolume.online) await session.commitAll();
-          await session.checkpoint();
-        }
-        await this.#volumes.checkpointAll();
-        await this.#points.reset();
-      } finally {
-        for (const session of this.#sessions.values()) {
-          await session.files.close();
-          session.dispose();
-        }
-        this.#sessions.clear();
-      }
-    });
+    return report;
   }
 
-  /** Serialises with all changes of sessions; for removing and resizing volumes. */
+  /** Opens a volume again that is away; copies that waited for it go on (reopen.ts). */
+  reopenVolume(uid: string): Promise<VolumeFacts> {
+    return reopenVolume(this.#reopenHost(), uid);
+  }
+
+  #reopenHost(): ReopenHost {
+    return {
+      ports: this.#ports,
+      stopping: this.#stopped.signal,
+      volumes: this.#volumes,
+      copier: this.#copier,
+      alone: (task) =>
+        this.#admin.run(async () => {
+          this.#requireRunning();
+          return task();
+        }),
+      foreignWrite: async (volume, error) => {
+        this.#trouble(error);
+        await this.foreignWrite(volume, error);
+      },
+      resume: () => this.resume(),
+    };
+  }
+
+  /** Serialises with all changes of sessions; for what must not happen while one begins or ends. */
   exclusively<T>(task: () => Promise<T>): Promise<T> {
     return this.#admin.run(task);
   }
@@ -290,6 +305,7 @@ export class SessionSet {
   #host(): PointHost {
     return {
       ports: this.#ports,
+      stopping: this.#stopped.signal,
       points: this.#points,
       views: () => this.#views(),
       volume: (uid) => this.#volumes.require(uid),
@@ -376,7 +392,7 @@ export class SessionSet {
 
   /**
    * Nothing of it is under way first: a late piece must not land on what a host writes afterwards. Then durably over, then
-   * out of the write paths, then the files go. BARRIER_TIMEOUT when a device does not answer; the session then goes on.
+   * out of the write paths, then the maps go; the rest when the domain has recorded it (`forget`). BARRIER_TIMEOUT when a device does not answer; the session then goes on.
    */
   async #end(
     session: CopySession,
@@ -387,7 +403,9 @@ export class SessionSet {
       const failed = session.state === "failed";
       const destinationUsable = !failed && !session.unfinished;
       const status = session.status({ phase, atMs: this.#ports.clock.nowMs() });
-      await session.durable.run(() => session.files.end(session.record()));
+      const ended = { session: status, destinationUsable };
+      await session.durable.run(() => session.files.end({ ...session.record(), end: endOf(ended) }));
+      this.ended.add(ended);
       session.state = "ended";
       detach(session.sourceVolume.leaving, session);
       detach(session.destinationVolume.entering, session);
@@ -396,10 +414,10 @@ export class SessionSet {
       session.releaseEpochs();
       this.#emit({ type: "session.ended", session: status, destinationUsable });
       release();
-      // What cannot be removed now is removed at the next start.
-      await session.durable.run(() => session.files.remove()).catch((error: unknown) => this.#trouble(error));
+      // What cannot be removed now is removed when the end has been recorded.
+      await session.durable.run(() => session.files.retire()).catch((error: unknown) => this.#trouble(error));
       session.dispose();
-      return { session: status, destinationUsable };
+      return ended;
     } catch (error) {
       if (session.state !== "ended") {
         release();
@@ -417,13 +435,19 @@ export class SessionSet {
       return () => session.lock.release(handle);
     });
     try {
-      return await within(this.#ports.clock, BARRIER_TIMEOUT_MS, standing, () => {
-        const { id, sourceVolume, destinationVolume } = session;
-        return new TidemarkError("BARRIER_TIMEOUT", {
-          message: `copy ${id} cannot end: ${sourceVolume.name} or ${destinationVolume.name} does not answer`,
-          hint: "look for a stalled device (`tidemark status`), then try again",
-        });
-      });
+      return await within(
+        this.#ports.clock,
+        BARRIER_TIMEOUT_MS,
+        standing,
+        () => {
+          const { id, sourceVolume, destinationVolume } = session;
+          return new TidemarkError("BARRIER_TIMEOUT", {
+            message: `copy ${id} cannot end: ${sourceVolume.name} or ${destinationVolume.name} does not answer`,
+            hint: "look for a stalled device (`tidemark status`), then try again",
+          });
+        },
+        this.#stopped.signal,
+      );
     } catch (error) {
       void standing.then(
         (release) => {

@@ -12,7 +12,7 @@
  */
 import { assert, endOnBug } from "../../base/assert.ts";
 import { asTidemarkError, TidemarkError } from "../../base/errors.ts";
-import type { BlockDevice, MoveResult } from "../../base/ports.ts";
+import type { MoveResult } from "../../base/ports.ts";
 import { granuleCountOf } from "../../base/units.ts";
 import type { CopyFailure, CopyKind, CopyReason, ExtentRef, SessionStatus } from "../engine-api.ts";
 import { PagedBitmap } from "../map/paged-bitmap.ts";
@@ -20,12 +20,13 @@ import type { EnginePorts } from "../ports.ts";
 import { Mutex } from "../sync/mutex.ts";
 import { RangeLock } from "../sync/range-lock.ts";
 import { type EpochTrust, leastTrust } from "../volume/change-chain.ts";
-import type { Volume } from "../volume/volume.ts";
+import { saysGone, type Volume } from "../volume/volume.ts";
 import { CommitQueue } from "./commit-queue.ts";
 import { moveNow } from "./demand-copy.ts";
 import { bytesOfGranules, type GranuleRun, granulesDone, granulesOfSide, moveRun } from "./extents.ts";
 import type { SessionFiles } from "./session-files.ts";
 import type { SessionRecord } from "./session-record.ts";
+import { type EndOfSession, statusOf } from "./session-status.ts";
 import type { SessionState } from "./transitions.ts";
 
 /** What a session tells its owner. */
@@ -167,7 +168,8 @@ export class CopySession {
   /**
    * Brings the pending granules of `run` to the destination, ahead of the background copy.
    * `until: "present"`: they can be read there; `"durable"`: either side may be overwritten.
-   * Throws MEDIUM_ERROR, NO_SPACE, DEVICE_GONE after the session has durably failed.
+   * Throws MEDIUM_ERROR after the session has durably failed. VOLUME_UNAVAILABLE ends this request only: nothing is lost,
+   * and the session goes on when the volume is back.
    */
   async copy(run: GranuleRun, until: "present" | "durable"): Promise<void> {
     try {
@@ -175,9 +177,39 @@ export class CopySession {
       if (until === "present") return this.#requireLive();
       while (this.state === "live" && this.uncommitted.anySet(run.first, run.count)) await this.commits.flush();
     } catch (error) {
-      await this.fail(error);
+      await this.#failUnlessUnavailable(error);
     }
     this.#requireLive();
+  }
+
+  async #failUnlessUnavailable(error: unknown): Promise<void> {
+    const unavailable = this.unavailability(error);
+    if (unavailable) throw unavailable;
+    await this.fail(error);
+  }
+
+  /** VOLUME_UNAVAILABLE when `error` says no more than that a volume is away, so that the session need not fail. */
+  unavailability(error: unknown): TidemarkError | undefined {
+    const { code, detail } = asTidemarkError(error);
+    if (code === "VOLUME_UNAVAILABLE") return asTidemarkError(error);
+    if (!saysGone(error)) return undefined;
+    const side = detail.metadata?.["side"];
+    if (side === "source") this.sourceVolume.fail(error);
+    if (side === "destination") this.destinationVolume.fail(error);
+    return this.sourceVolume.unavailable ?? this.destinationVolume.unavailable;
+  }
+
+  /**
+   * The destination may have lost what it had not made durable: that is pending again, and a session that relied on it
+   * fails (data-safety 1.2).
+   */
+  destinationLost(cause: unknown): void {
+    if (this.state === "ended" || this.uncommitted.count === 0) return;
+    this.pending.union(this.uncommitted);
+    this.uncommitted.clear();
+    this.commits.discard();
+    // If that cannot be made durable nothing is wrong yet: its files say, too, that it lacks these granules.
+    this.fail(cause).catch(() => undefined);
   }
 
   #requireLive(): void {
@@ -195,20 +227,18 @@ export class CopySession {
       if (this.state !== "live") return; // it may have ended or failed meanwhile
       const { generation } = this;
       for (const part of this.pendingRuns(run)) {
-        const source = this.#device(this.sourceVolume);
+        this.sourceVolume.requireDevice();
         const move = moveRun(part, this.source, this.destination);
         await this.sourceVolume.ensurePresent(move.fromOffsetBytes, move.lengthBytes);
-        const result = await moveNow(this.#ports.mover, source, this.#device(this.destinationVolume), move);
+        const [from, to] = [this.sourceVolume.requireDevice(), this.destinationVolume.requireDevice()];
+        const result = await moveNow(this.#ports.mover, from, to, move);
         if (generation !== this.generation || this.state !== "live") return;
+        this.destinationVolume.requireDevice(); // what a device that has failed meanwhile took over may be lost
         this.markCopied(part, result);
       }
     } finally {
       this.lock.release(handle);
     }
-  }
-
-  #device(volume: Volume): BlockDevice {
-    return volume.requireDevice();
   }
 
   pendingRuns(run: GranuleRun): GranuleRun[] {
@@ -259,21 +289,21 @@ export class CopySession {
     if (!over() && !this.unfinished) this.#owner.copied(this);
   }
 
-  /** Resolves when everything copied before the call is durable, or the session has failed. */
+  /** Resolves when everything copied before the call is durable, or the session has failed. VOLUME_UNAVAILABLE. */
   async commitCopied(): Promise<void> {
     try {
       if (this.state === "live") await this.commits.flush();
     } catch (error) {
-      await this.fail(error);
+      await this.#failUnlessUnavailable(error);
     }
   }
 
-  /** Resolves when nothing copied is left that is not durable, or the session has failed. Nobody copies meanwhile. */
+  /** Resolves when nothing copied is left that is not durable, or the session has failed. Nobody copies meanwhile. VOLUME_UNAVAILABLE. */
   async commitAll(): Promise<void> {
     try {
       while (this.state === "live" && this.uncommitted.count > 0) await this.commits.flush();
     } catch (error) {
-      await this.fail(error);
+      await this.#failUnlessUnavailable(error);
     }
   }
 
@@ -417,13 +447,6 @@ export class CopySession {
     this.progress.granulesAtStart = this.pending.count;
   }
 
-  #etaSeconds(): number {
-    const done = this.progress.granulesAtStart - this.pending.count;
-    const elapsedMs = this.#ports.clock.monotonicMs() - this.progress.sinceMs;
-    if (this.state !== "live" || done <= 0 || this.pending.count === 0) return 0;
-    return Math.max(1, Math.round((elapsedMs * this.pending.count) / done / 1000));
-  }
-
   record(): SessionRecord {
     return {
       id: this.id,
@@ -452,38 +475,8 @@ export class CopySession {
   }
 
   /** `ended` is given once the session is over. */
-  status(ended?: { phase: "completed" | "cancelled"; atMs: number }): SessionStatus {
-    const changed = this.changedSincePoint("both");
-    const changedGranules = changed.count;
-    changed.dispose();
-    const phase = ended?.phase ?? (this.state === "failed" ? "failed" : this.copying ? "copying" : "tracking");
-    return {
-      id: this.id,
-      source: this.source,
-      destination: this.destination,
-      kind: this.kind,
-      phase,
-      tracking: this.tracking,
-      pace: this.pace,
-      createdMs: this.createdMs,
-      pointMs: this.pointMs,
-      endedMs: ended?.atMs,
-      reason: this.reason,
-      generation: this.generation,
-      plannedGranules: this.plannedGranules,
-      pendingGranules: this.pending.count,
-      changedGranules,
-      totalGranules: this.granuleCount,
-      bytesPlanned: this.bytesPlanned,
-      bytesCopied: this.bytesCopied,
-      bytesZeroed: this.bytesZeroed,
-      bytesCloned: this.bytesCloned,
-      sourceEpoch: this.sourceEpoch,
-      destinationEpoch: this.destinationEpoch,
-      barrierMicroseconds: this.barrierMicroseconds,
-      etaSeconds: this.#etaSeconds(),
-      failure: this.failure,
-    };
+  status(ended?: EndOfSession): SessionStatus {
+    return statusOf(this, this.#ports.clock.monotonicMs(), ended);
   }
 
   dispose(): void {

@@ -4,6 +4,7 @@
  * Invariants:
  *   1. While closed and drained, no write, no copy and no copy-on-access is under way on the volume.
  *   2. Whoever entered leaves exactly once.
+ *   3. Whoever is inside for long is told when the gate closes.
  */
 import { assert } from "../../base/assert.ts";
 
@@ -12,6 +13,7 @@ export class Gate {
   #closed = false;
   #entering: (() => void)[] = [];
   #drained: (() => void)[] = [];
+  readonly #closing = new Set<() => void>();
 
   get isOpen(): boolean {
     return !this.#closed;
@@ -38,6 +40,12 @@ export class Gate {
     if (this.#inFlight === 0) for (const resolve of this.#drained.splice(0)) resolve();
   }
 
+  /** Calls `hurry` when the gate closes; for who is inside for long. Returns what ends that. */
+  onClosing(hurry: () => void): () => void {
+    this.#closing.add(hurry);
+    return () => this.#closing.delete(hurry);
+  }
+
   opened(): Promise<void> {
     if (!this.#closed) return Promise.resolve();
     return new Promise((resolve) => this.#entering.push(resolve));
@@ -48,7 +56,9 @@ export class Gate {
     assert(!this.#closed, "one barrier at a time");
     this.#closed = true;
     if (this.#inFlight === 0) return Promise.resolve();
-    return new Promise((resolve) => this.#drained.push(resolve));
+    const drained = new Promise<void>((resolve) => this.#drained.push(resolve));
+    for (const hurry of this.#closing) hurry();
+    return drained;
   }
 
   open(): void {

@@ -11,18 +11,17 @@
  */
 import { endOnBug } from "../../base/assert.ts";
 import { TidemarkError } from "../../base/errors.ts";
-import { ACTIVITY_LOG_CHECKPOINT_BYTES } from "../../base/limits.ts";
 import { granulesTouched } from "../../base/units.ts";
 import { REGION_BITS_BYTES, REGION_GRANULES, type RegionBits } from "../durable/activity-frames.ts";
 import { ActivityLog, type ActivityLogOptions } from "../durable/activity-log.ts";
-import { readMap, writeMap } from "../durable/map-file.ts";
+import { type MapHeader, readMap, writeMap } from "../durable/map-file.ts";
 import type { StateFiles } from "../durable/state-files.ts";
 import { Superblock } from "../durable/superblock.ts";
 import type { PagedBitmap } from "../map/paged-bitmap.ts";
-import type { EnginePorts } from "../ports.ts";
+import type { ActivityBounds, EnginePorts } from "../ports.ts";
 import type { RecoveredPoint, VolumeSeal } from "../session/points-log.ts";
 import { Mutex } from "../sync/mutex.ts";
-import type { Epoch, EpochTrust } from "./change-chain.ts";
+import { type Epoch, type EpochTrust, leastTrust } from "./change-chain.ts";
 import type { Volume } from "./volume.ts";
 import { decodeVolumeRecord, type EpochEntry, mapFileOf, TRUSTS, type VolumeRecord } from "./volume-record.ts";
 
@@ -31,6 +30,7 @@ export const VOLUMES_DIRECTORY = "volumes";
 export class VolumeTracking {
   readonly activity: ActivityLog;
   readonly #files: StateFiles;
+  readonly #bounds: ActivityBounds;
   readonly #volume: Volume;
   readonly #super: Superblock<VolumeRecord>;
   readonly #checkpoints = new Mutex();
@@ -40,15 +40,18 @@ export class VolumeTracking {
   #marksNoted = 0;
   #marksKept = 0;
   #checkpointing = false;
+  /** Granules of each epoch in the map file that the superblock names. */
+  #inFiles: ReadonlyMap<number, { readonly count: number; readonly serial: number }> = new Map();
 
   private constructor(options: {
-    files: StateFiles;
+    ports: EnginePorts;
     volume: Volume;
     superblock: Superblock<VolumeRecord>;
     activity: ActivityLog;
     openEpoch: number;
   }) {
-    this.#files = options.files;
+    this.#files = options.ports.files;
+    this.#bounds = options.ports.activity;
     this.#volume = options.volume;
     this.#super = options.superblock;
     this.activity = options.activity;
@@ -63,11 +66,11 @@ export class VolumeTracking {
     const directory = directoryOf(volume.uid);
     await files.makeDirectory(directory);
     const openEpoch = volume.chain.nextId - 1;
-    const activity = await ActivityLog.create(logOptions(files, volume), 1, openEpoch);
+    const activity = await ActivityLog.create(logOptions(ports, volume), 1, openEpoch);
     const superblock = await newSuperblock(files, volume, { log: 1, serial: 1, epochs: [], replaces: "nothing" });
     await files.syncDirectory(directory);
     await files.syncDirectory(VOLUMES_DIRECTORY);
-    return new VolumeTracking({ files, volume, superblock, activity, openEpoch });
+    return new VolumeTracking({ ports, volume, superblock, activity, openEpoch });
   }
 
   /**
@@ -82,9 +85,11 @@ export class VolumeTracking {
     const { files } = ports;
     const directory = directoryOf(volume.uid);
     if (!(await files.exists(`${directory}/super`))) return undefined;
+    await files.syncDirectory(directory); // after a kill the names need not be durable (data-safety 1.10 rule 3)
     const superblock = await Superblock.open(files, `${directory}/super`, "volume", volume.uid, decodeVolumeRecord);
     const record = superblock.value;
     const epochs: Epoch[] = [];
+    const inFiles = new Map<number, { count: number; serial: number }>();
     try {
       for (const [id, beginMs, trust, serial] of record.epochs) {
         const header = {
@@ -96,6 +101,7 @@ export class VolumeTracking {
         const path = `${directory}/${mapFileOf(id, serial)}`;
         const map = serial > 0 ? await readMap(files, path, header, ports.core) : volume.chain.newMap();
         epochs.push({ id, beginMs, map, trust: TRUSTS[trust] ?? "lost" });
+        inFiles.set(id, { count: map.count, serial });
       }
       const numbers = activityLogNumbers(await files.list(directory), record.log);
       if (numbers[0] !== record.log)
@@ -103,11 +109,12 @@ export class VolumeTracking {
           message: `${directory}: the activity log al-${record.log}.log is missing`,
           hint: "what this volume tracks is copied in full next time",
         });
-      const { log, replay } = await ActivityLog.open(logOptions(files, volume), numbers);
+      const { log, replay } = await ActivityLog.open(logOptions(ports, volume), numbers);
       for (const sealed of replay.sealed) addBits(epochOf(epochs, sealed.epoch, volume), sealed.regionBits);
       const open = epochOf(epochs, replay.openEpoch, volume);
       addBits(open, replay.regionBits);
-      const tracking = new VolumeTracking({ files, volume, superblock, activity: log, openEpoch: replay.openEpoch });
+      const tracking = new VolumeTracking({ ports, volume, superblock, activity: log, openEpoch: replay.openEpoch });
+      tracking.#inFiles = inFiles;
       const last = tracking.#applyPoints(epochs, points, open);
       for (const region of replay.hotRegions) {
         setRegion(last, region);
@@ -156,11 +163,11 @@ export class VolumeTracking {
     }
     volume.chain.restore(epochs, nextEpoch);
     const openEpoch = sorted.at(-1) ?? volume.chain.nextId - 1;
-    const activity = await ActivityLog.create(logOptions(files, volume), serial, openEpoch);
+    const activity = await ActivityLog.create(logOptions(ports, volume), serial, openEpoch);
     const made = { log: serial, serial, epochs: entries, replaces: "damaged" as const };
     const superblock = await newSuperblock(files, volume, made);
     await files.syncDirectory(VOLUMES_DIRECTORY);
-    const tracking = new VolumeTracking({ files, volume, superblock, activity, openEpoch });
+    const tracking = new VolumeTracking({ ports, volume, superblock, activity, openEpoch });
     await tracking.#removeLeftovers(directory);
     return tracking;
   }
@@ -232,6 +239,16 @@ export class VolumeTracking {
     });
   }
 
+  /** The device may have lost what was written last: every granule of the regions that are hot counts as changed. */
+  widenHot(): void {
+    const { chain } = this.#volume;
+    if (!chain.tracked) return;
+    for (const region of this.activity.hotRegions) {
+      setRegion(chain.open, region);
+      chain.open.trust = leastTrust(chain.open.trust, "widened");
+    }
+  }
+
   /** Marks were set that are only in the points log. */
   noteMarks(): void {
     this.#marksNoted++;
@@ -262,7 +279,7 @@ export class VolumeTracking {
   }
 
   #checkpointWhenLong(): void {
-    if (this.#checkpointing || this.activity.sizeBytes < ACTIVITY_LOG_CHECKPOINT_BYTES) return;
+    if (this.#checkpointing || this.activity.sizeBytes < this.#bounds.checkpointBytes) return;
     this.#checkpointing = true;
     // A failure leaves the old checkpoint and both logs, which recovery reads; the next activation tries again.
     void this.checkpoint("running")
@@ -280,24 +297,36 @@ export class VolumeTracking {
       const serial = ++this.#serial;
       await this.activity.checkpoint(number);
       const marks = this.#marksNoted; // in the same turn as the copies, which have them
-      const copies = this.#volume.chain.epochs.map((epoch) => ({ ...epoch, map: epoch.map.clone() }));
-      const directory = directoryOf(this.#volume.uid);
-      const epochs: EpochEntry[] = [];
-      try {
-        for (const epoch of copies) {
-          const { id, map } = epoch;
-          const header = { kind: "epoch" as const, ownerId: this.#volume.uid, generation: id, bitCount: map.bitCount };
-          await writeMap(this.#files, `${directory}/${mapFileOf(id, serial)}`, header, map);
-          epochs.push(entryOf(epoch, serial));
-        }
-      } finally {
-        for (const { map } of copies) map.dispose();
-      }
+      const written = this.#volume.chain.epochs.map((epoch) => this.#toWrite(epoch, serial));
       const nextEpoch = this.#volume.chain.nextId;
+      const directory = directoryOf(this.#volume.uid);
+      try {
+        for (const { id, copy } of written)
+          if (copy)
+            await writeMap(this.#files, `${directory}/${mapFileOf(id, serial)}`, this.#headerOf(id, copy), copy);
+      } finally {
+        for (const { copy } of written) copy?.dispose();
+      }
+      const epochs = written.map(({ entry }) => entry);
       await this.#super.store({ uid: this.#volume.uid, nextEpoch, log: number, serial, epochs });
+      this.#inFiles = new Map(written.map(({ id, count, entry }) => [id, { count, serial: entry[3] }]));
       this.#marksKept = marks;
       await this.#removeLeftovers(directory);
     });
+  }
+
+  /** An epoch only ever gains granules: as many as in its file are the same ones, and an empty one needs no file. */
+  #toWrite(epoch: Epoch, serial: number): { id: number; count: number; entry: EpochEntry; copy?: PagedBitmap } {
+    const { id, map } = epoch;
+    const { count } = map;
+    const known = this.#inFiles.get(id);
+    if (count === 0) return { id, count, entry: entryOf(epoch, 0) };
+    if (known?.count === count) return { id, count, entry: entryOf(epoch, known.serial) };
+    return { id, count, entry: entryOf(epoch, serial), copy: map.clone() };
+  }
+
+  #headerOf(id: number, { bitCount }: PagedBitmap): MapHeader {
+    return { kind: "epoch", ownerId: this.#volume.uid, generation: id, bitCount };
   }
 
   async #removeLeftovers(directory: string): Promise<void> {
@@ -359,9 +388,10 @@ function directoryOf(uid: string): string {
   return `${VOLUMES_DIRECTORY}/${uid}`;
 }
 
-function logOptions(files: StateFiles, volume: Volume): ActivityLogOptions {
+function logOptions({ files, activity }: EnginePorts, volume: Volume): ActivityLogOptions {
   return {
     files,
+    slots: activity.slots,
     ownerId: volume.uid,
     path: (number) => `${directoryOf(volume.uid)}/al-${number}.log`,
     readRegionBits: (region) =>

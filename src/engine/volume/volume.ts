@@ -12,7 +12,7 @@
  *   1. While the gate is held, pending granules only become fewer.
  *   2. `tryRead`/`tryWrite` do all of this without waiting, or nothing.
  */
-import { asTidemarkError, type ErrorRecord, TidemarkError, toErrorRecord } from "../../base/errors.ts";
+import { asTidemarkError, type ErrorRecord, fromErrorRecord, TidemarkError, toErrorRecord } from "../../base/errors.ts";
 import { ACTIVITY_REGION_BYTES } from "../../base/limits.ts";
 import type { AllocationExtent, BlockDevice } from "../../base/ports.ts";
 import { GRANULE_SIZE_BYTES, granuleCountOf, granulesTouched, MiB } from "../../base/units.ts";
@@ -44,6 +44,8 @@ export class Volume {
   /** What a clean stop noted of a volume that has not been opened since. */
   expectedStamp: string | undefined;
   exportCount = 0;
+  /** Whether it was online when it was retired. */
+  stoppedOnline = false;
   /** Told when a region became hot: the log has grown. */
   onActivation: () => void = () => undefined;
   #device: BlockDevice | undefined;
@@ -94,19 +96,55 @@ export class Volume {
     this.#failure = undefined;
   }
 
+  /** It could not be opened. */
   setFailure(failure: ErrorRecord): void {
     const first = this.#failure === undefined;
     this.#failure = failure;
     if (first) this.#onFailure(this, failure);
   }
 
-  requireDevice(): BlockDevice {
-    if (this.#device && !this.#failure) return this.#device;
-    throw new TidemarkError("VOLUME_UNAVAILABLE", {
+  /**
+   * The open device has failed and is not used any more until it is opened again. What it had not made durable may be lost:
+   * sessions that enter have to bring it again, and the owner widens what is tracked (data-safety 1.2).
+   */
+  fail(cause: unknown): void {
+    if (!this.online) return;
+    this.setFailure(toErrorRecord(cause));
+    for (const session of [...this.entering]) session.destinationLost(cause);
+  }
+
+  /** The box stops: nobody uses the volume any more, and nobody is told. */
+  retire(failure: ErrorRecord): void {
+    this.stoppedOnline = this.online;
+    this.#failure = failure;
+  }
+
+  /** Why nothing can be read or written; undefined while the volume is online. */
+  get unavailable(): TidemarkError | undefined {
+    if (this.online) return undefined;
+    if (this.#failure?.code === "STOPPING") return fromErrorRecord(this.#failure);
+    return new TidemarkError("VOLUME_UNAVAILABLE", {
       message: `volume ${this.name} is not available: ${this.#failure?.detail.message ?? "it is not open"}`,
-      hint: this.#failure?.detail.hint ?? "repair its backing path, then restart the daemon",
+      hint: `bring ${this.path} back, then: tidemark volume reopen ${this.name}`,
       metadata: { volume: this.name },
     });
+  }
+
+  requireDevice(): BlockDevice {
+    const { unavailable } = this;
+    if (this.#device && !unavailable) return this.#device;
+    throw unavailable;
+  }
+
+  /** An operation on the device as it is now; one that says that it is gone takes the volume out of service. */
+  async #onDevice<T>(operation: (device: BlockDevice) => Promise<T>): Promise<T> {
+    const device = this.requireDevice();
+    try {
+      return await operation(device);
+    } catch (error) {
+      if (device === this.#device && saysGone(error)) this.fail(error);
+      throw error;
+    }
   }
 
   // --- reading -------------------------------------------------------------------------------------------------------
@@ -123,9 +161,9 @@ export class Volume {
   }
 
   async read(offsetBytes: number, into: Uint8Array): Promise<void> {
-    const device = this.requireDevice();
+    this.requireDevice();
     await this.#bringIn(offsetBytes, into.length);
-    await device.read(offsetBytes, into);
+    await this.#onDevice((device) => device.read(offsetBytes, into));
   }
 
   /** A host read or cache request of granules that a session still owes: brought in under the gate. */
@@ -186,30 +224,34 @@ export class Volume {
 
   /** Writes; the buffer must not change meanwhile. */
   async write(offsetBytes: number, from: Uint8Array): Promise<void> {
-    const device = this.requireDevice();
-    await this.#change(offsetBytes, from.length, () => device.write(offsetBytes, from));
+    this.requireDevice();
+    await this.#change(offsetBytes, from.length, (device) => device.write(offsetBytes, from));
   }
 
   async zero(offsetBytes: number, lengthBytes: number, options: { release: "allow" | "keep" }): Promise<void> {
-    const device = this.requireDevice();
+    this.requireDevice();
     await inPieces(offsetBytes, lengthBytes, (offset, length) =>
-      this.#change(offset, length, () => device.zero(offset, length, options)),
+      this.#change(offset, length, (device) => device.zero(offset, length, options)),
     );
   }
 
   async trim(offsetBytes: number, lengthBytes: number): Promise<void> {
-    const device = this.requireDevice();
+    this.requireDevice();
     await inPieces(offsetBytes, lengthBytes, (offset, length) =>
-      this.#change(offset, length, () => device.trim(offset, length)),
+      this.#change(offset, length, (device) => device.trim(offset, length)),
     );
   }
 
-  async #change(offsetBytes: number, lengthBytes: number, action: () => Promise<void>): Promise<void> {
+  async #change(
+    offsetBytes: number,
+    lengthBytes: number,
+    action: (device: BlockDevice) => Promise<void>,
+  ): Promise<void> {
     if (lengthBytes === 0) return;
     await this.gate.enter();
     try {
       await this.#clearTheWay(offsetBytes, lengthBytes);
-      if (!this.chain.tracked) return await action();
+      if (!this.chain.tracked) return await this.#onDevice(action);
       const region = regionsOf(offsetBytes, lengthBytes);
       const activity = this.requireActivity();
       while (!activity.isHot(region.first, region.last)) {
@@ -217,12 +259,12 @@ export class Volume {
         this.onActivation();
       }
       // The last session may have ended meanwhile; none can have begun, because its point waits for this gate.
-      if (!this.chain.tracked) return await action();
+      if (!this.chain.tracked) return await this.#onDevice(action);
       activity.enter(region.first, region.last);
       try {
         const granules = granulesTouched(offsetBytes, lengthBytes);
         this.chain.mark(granules.first, granules.count);
-        await action();
+        await this.#onDevice(action);
       } finally {
         activity.leave(region.first, region.last);
       }
@@ -257,7 +299,7 @@ export class Volume {
       await device.flush();
     } catch (error) {
       // After a failed sync the page cache may lie: the device stays failed until it is opened again.
-      this.setFailure(toErrorRecord(error));
+      if (device === this.#device) this.fail(error);
       throw error;
     }
   }
@@ -266,10 +308,10 @@ export class Volume {
 
   /** What the range holds; granules that a session still owes count as data. */
   async allocation(offsetBytes: number, lengthBytes: number, extentsMax: number): Promise<AllocationExtent[]> {
-    const device = this.requireDevice();
+    this.requireDevice();
     const owed = this.#owedUntil(offsetBytes, lengthBytes);
     if (owed.lacking) return [{ offsetBytes, lengthBytes: owed.endBytes - offsetBytes, zero: false }];
-    return device.allocation(offsetBytes, owed.endBytes - offsetBytes, extentsMax);
+    return this.#onDevice((device) => device.allocation(offsetBytes, owed.endBytes - offsetBytes, extentsMax));
   }
 
   /** Whether the first granule of the range is owed by a session, and the byte up to which that stays so. */
@@ -304,11 +346,15 @@ export class Volume {
   }
 }
 
-/** Preserving for a copy never stops the source: when it fails, the copy has durably failed and the write goes on. */
+/**
+ * Preserving for a copy never stops the source: when it fails, the copy has durably failed and the write goes on. For a
+ * destination that is away nothing can be preserved either: then this write is what ends the copy.
+ */
 async function preserve(session: CopySession, run: GranuleRun): Promise<void> {
   try {
     await session.copy(run, "durable");
   } catch (error) {
+    if (!session.destinationVolume.online) await session.fail(error);
     if (session.state === "live") throw asTidemarkError(error);
   }
 }
@@ -316,6 +362,12 @@ async function preserve(session: CopySession, run: GranuleRun): Promise<void> {
 async function settleAll(tasks: readonly Promise<void>[]): Promise<void> {
   const results = await Promise.allSettled(tasks);
   for (const result of results) if (result.status === "rejected") throw result.reason;
+}
+
+/** The device does not work any more. A file that has been cut serves what is left of it. */
+export function saysGone(error: unknown): boolean {
+  const { code, detail } = asTidemarkError(error);
+  return code === "DEVICE_GONE" && detail.metadata?.["reason"] !== "VOLUME_SHRUNK";
 }
 
 function regionsOf(offsetBytes: number, lengthBytes: number): { first: number; last: number } {

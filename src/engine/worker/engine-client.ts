@@ -13,9 +13,11 @@ import { type ErrorDetail, fromErrorRecord, TidemarkError } from "../../base/err
 import { spawnWorker } from "../../base/spawn-worker.ts";
 import type {
   CopyPlan,
+  EndedSession,
   EngineApi,
   EngineConfig,
   EngineEvent,
+  EngineFound,
   ExportSpec,
   ExportStatus,
   ExtentRef,
@@ -103,7 +105,7 @@ export class WorkerEngineClient implements EngineClient {
     if (this.#exit !== undefined) listener(this.#exit);
   }
 
-  start(config: EngineConfig): Promise<{ readonly volumes: VolumeStatus[]; readonly sessions: SessionStatus[] }> {
+  start(config: EngineConfig): Promise<EngineFound> {
     return this.#call("start", config);
   }
 
@@ -132,6 +134,10 @@ export class WorkerEngineClient implements EngineClient {
     return this.#call("removeVolume", uid);
   }
 
+  reopenVolume(uid: string): Promise<VolumeFacts> {
+    return this.#call("reopenVolume", uid);
+  }
+
   resizeVolume(uid: string, sizeBytes: number): Promise<VolumeFacts> {
     return this.#call("resizeVolume", uid, sizeBytes);
   }
@@ -152,7 +158,7 @@ export class WorkerEngineClient implements EngineClient {
     return this.#call("restartSessions", ids);
   }
 
-  cancelSession(id: string): Promise<{ readonly session: SessionStatus; readonly destinationUsable: boolean }> {
+  cancelSession(id: string): Promise<EndedSession> {
     return this.#call("cancelSession", id);
   }
 
@@ -170,6 +176,10 @@ export class WorkerEngineClient implements EngineClient {
 
   sessions(): Promise<SessionStatus[]> {
     return this.#call("sessions");
+  }
+
+  forgetSession(id: string): Promise<void> {
+    return this.#call("forgetSession", id);
   }
 
   explain(request: Omit<StartRequest, "id" | "pace">): Promise<CopyPlan> {

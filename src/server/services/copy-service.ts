@@ -1,5 +1,5 @@
 /** CopyService: converts, and calls domain/copies.ts and domain/watches.ts. */
-import type { CancelledCopy, SessionStatus } from "../../domain/copies.ts";
+import type { EndedSession, SessionStatus } from "../../domain/copies.ts";
 import {
   type CopyServiceServer,
   CopyServiceService as methods,
@@ -17,25 +17,26 @@ export function copyService(parts: ServiceParts): CopyServiceServer {
     startCopy: mutation(
       parts,
       methods.startCopy,
-      async ({ pairs, kind, pace }, record) => copies.start({ pairs, kind: copyKind(kind), pace }, record),
+      async ({ pairs, kind, pace }, record, intent) =>
+        copies.start({ pairs, kind: copyKind(kind), pace }, record, intent),
       (sessions: readonly SessionStatus[]) => ({ copies: sessions.map(toCopy) }),
     ),
     restartCopy: mutation(
       parts,
       methods.restartCopy,
-      ({ ids }, record) => copies.restart(ids, record),
+      ({ ids }, record, intent) => copies.restart(ids, record, intent),
       (sessions: readonly SessionStatus[]) => ({ copies: sessions.map(toCopy) }),
     ),
     cancelCopy: mutation(
       parts,
       methods.cancelCopy,
-      async ({ id }, record) => copies.cancel(id, record),
-      ({ session, destinationUsable }: CancelledCopy) => ({ copy: toCopy(session), destinationUsable }),
+      async ({ id }, record, intent) => copies.cancel(id, record, intent),
+      ({ session, destinationUsable }: EndedSession) => ({ copy: toCopy(session), destinationUsable }),
     ),
     stopTracking: mutation(
       parts,
       methods.stopTracking,
-      async ({ id }, record) => copies.stopTracking(id, record),
+      async ({ id }, record, intent) => copies.stopTracking(id, record, intent),
       (session: SessionStatus) => ({ copy: toCopy(session) }),
     ),
     setCopyPace: mutation(

@@ -40,8 +40,8 @@ export function volumeService(parts: ServiceParts): VolumeServiceServer {
     deleteVolume: mutation(
       parts,
       methods.deleteVolume,
-      async ({ name, deleteFile }, record) => {
-        await volumes.delete({ name, file: deleteFile ? "remove" : "keep" }, record);
+      async ({ name, deleteFile }, record, intent) => {
+        await volumes.delete({ name, file: deleteFile ? "remove" : "keep" }, record, intent);
         return undefined;
       },
       () => ({}),

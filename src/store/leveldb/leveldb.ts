@@ -4,6 +4,8 @@
  * Every batch is written with `sync: true`: LevelDB's default loses acknowledged writes at power loss. A database that
  * another process has open is STATE_DIRECTORY_LOCKED; one that cannot be opened is METADATA_CORRUPT and never repaired
  * by itself (data-safety §1.9).
+ * After a failed write LevelDB takes no more, or writes on behind a torn record, and its buffer may still hold what was
+ * refused: it is closed and opened anew before the next batch, once there is room for what opening writes.
  */
 import { Level } from "level";
 import { TidemarkError } from "../../base/errors.ts";
@@ -11,73 +13,104 @@ import type { KeyRange, KeyValue, KeyValueChange } from "../key-value.ts";
 import type { Schema } from "../schema.ts";
 import type { Store } from "../store.ts";
 import { TableStore } from "../table-store.ts";
+import { openFailed, readFailed, reopenFailed } from "./failures.ts";
+import { requireRoom } from "./room.ts";
 
 type Database = Level<string, Uint8Array>;
 
 /** Opens, or makes, the database in `directory`. STATE_DIRECTORY_LOCKED, METADATA_CORRUPT, SCHEMA_TOO_NEW. */
 export async function openLevelStore(directory: string, schema?: Schema): Promise<Store> {
-  const database: Database = new Level(directory, { keyEncoding: "utf8", valueEncoding: "view" });
-  try {
-    await database.open();
-  } catch (error) {
-    throw openFailed(directory, error);
+  return TableStore.open(await LevelEngine.open(directory), schema);
+}
+
+class LevelEngine implements KeyValue {
+  readonly #directory: string;
+  /** Undefined while it is opened anew, and after that has failed. */
+  #database: Database | undefined;
+  /** Never rejects. */
+  #reopening: Promise<void> = Promise.resolve();
+
+  private constructor(directory: string, database: Database) {
+    this.#directory = directory;
+    this.#database = database;
   }
-  return TableStore.open(levelEngine(database), schema);
+
+  static async open(directory: string): Promise<LevelEngine> {
+    try {
+      return new LevelEngine(directory, await openDatabase(directory));
+    } catch (error) {
+      throw openFailed(directory, error);
+    }
+  }
+
+  async get(key: string): Promise<Uint8Array | undefined> {
+    await this.#reopening;
+    try {
+      return await this.#require().get(key);
+    } catch (error) {
+      throw readFailed(this.#directory, error);
+    }
+  }
+
+  entries(range: KeyRange): AsyncIterable<[string, Uint8Array]> {
+    const limit = Number.isFinite(range.limit) ? range.limit : -1;
+    // The iterator holds a snapshot from here on.
+    const iterator = this.#require().iterator({
+      gt: range.after,
+      lt: range.before,
+      reverse: range.reverse,
+      limit,
+    });
+    return guarded(iterator, this.#directory);
+  }
+
+  async batch(changes: readonly KeyValueChange[]): Promise<void> {
+    await this.#require().batch([...changes], { sync: true });
+  }
+
+  async reopen(): Promise<void> {
+    const reopening = this.#openAnew();
+    this.#reopening = reopening.catch(() => undefined); // whoever waits finds out by itself
+    await reopening;
+  }
+
+  async close(): Promise<void> {
+    await this.#reopening;
+    await this.#database?.close();
+  }
+
+  async #openAnew(): Promise<void> {
+    // First, while reading still goes on: opening writes what the log holds into a table.
+    await requireRoom(this.#directory);
+    const before = this.#database;
+    this.#database = undefined;
+    try {
+      await before?.close();
+      this.#database = await openDatabase(this.#directory);
+    } catch (error) {
+      throw reopenFailed(this.#directory, error);
+    }
+  }
+
+  #require(): Database {
+    if (this.#database !== undefined) return this.#database;
+    throw reopenFailed(this.#directory, new Error("it could not be opened again after a failed write"));
+  }
 }
 
-function levelEngine(database: Database): KeyValue {
-  return {
-    get: (key) => database.get(key),
-    entries: (range) => entries(database, range),
-    batch: (changes: readonly KeyValueChange[]) => database.batch([...changes], { sync: true }),
-    close: () => database.close(),
-  };
+async function openDatabase(directory: string): Promise<Database> {
+  const database: Database = new Level(directory, { keyEncoding: "utf8", valueEncoding: "view" });
+  await database.open();
+  return database;
 }
 
-function entries(database: Database, range: KeyRange): AsyncIterable<[string, Uint8Array]> {
-  const limit = Number.isFinite(range.limit) ? range.limit : -1;
-  // The iterator holds a snapshot from here on.
-  return database.iterator({ gt: range.after, lt: range.before, reverse: range.reverse, limit });
-}
-
-function codesOf(error: unknown): string[] {
-  const codes: string[] = [];
-  for (let at: unknown = error; at instanceof Error; at = at.cause)
-    if ("code" in at && typeof at.code === "string") codes.push(at.code);
-  return codes;
-}
-
-function openFailed(directory: string, error: unknown): TidemarkError {
-  const codes = codesOf(error);
-  const cause = error instanceof Error && error.cause instanceof Error ? error.cause : error;
-  const reason = cause instanceof Error ? cause.message : String(cause);
-  if (codes.includes("LEVEL_LOCKED"))
-    return new TidemarkError(
-      "STATE_DIRECTORY_LOCKED",
-      {
-        message: `${directory} is in use by another daemon`,
-        hint: "stop it, or give this one a data directory of its own",
-        metadata: { path: directory },
-      },
-      { cause: error },
-    );
-  if (codes.includes("LEVEL_CORRUPTION"))
-    return new TidemarkError(
-      "METADATA_CORRUPT",
-      {
-        message: `${directory} is damaged: ${reason}`,
-        hint: "keep a copy of the data directory and restore this folder from a backup; volumes are not affected",
-        metadata: { path: directory },
-      },
-      { cause: error },
-    );
-  return new TidemarkError(
-    "STATE_DIRECTORY_INVALID",
-    {
-      message: `${directory} cannot be opened: ${reason}`,
-      hint: "look after its owner, its permissions and the free space",
-      metadata: { path: directory },
-    },
-    { cause: error },
-  );
+async function* guarded(
+  entries: AsyncIterable<[string, Uint8Array]>,
+  directory: string,
+): AsyncGenerator<[string, Uint8Array], void, undefined> {
+  try {
+    yield* entries;
+  } catch (error) {
+    throw error instanceof TidemarkError ? error : readFailed(directory, error);
+  }
 }

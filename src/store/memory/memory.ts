@@ -11,11 +11,16 @@ import { TableStore } from "../table-store.ts";
 /** What the store keeps while it is closed: key to sealed value. */
 export type MemoryDisk = Map<string, Uint8Array>;
 
-export function openMemoryStore(disk: MemoryDisk = new Map(), schema?: Schema): Promise<Store> {
-  return TableStore.open(memoryEngine(disk), schema);
+/** `beforeBatch` may throw: then the batch fails, and nothing has changed. */
+export function openMemoryStore(
+  disk: MemoryDisk = new Map(),
+  schema?: Schema,
+  beforeBatch: () => void = () => undefined,
+): Promise<Store> {
+  return TableStore.open(memoryEngine(disk, beforeBatch), schema);
 }
 
-function memoryEngine(disk: MemoryDisk): KeyValue {
+function memoryEngine(disk: MemoryDisk, beforeBatch: () => void): KeyValue {
   return {
     async get(key) {
       const value = disk.get(key);
@@ -23,11 +28,13 @@ function memoryEngine(disk: MemoryDisk): KeyValue {
     },
     entries: (range) => select(disk, range),
     async batch(changes: readonly KeyValueChange[]) {
+      beforeBatch();
       for (const change of changes) {
         if (change.type === "put") disk.set(change.key, Uint8Array.from(change.value));
         else disk.delete(change.key);
       }
     },
+    async reopen() {},
     async close() {},
   };
 }

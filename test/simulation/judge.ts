@@ -1,0 +1,67 @@
+/**
+ * Which failures are allowed: a refusal by the rules always, any other only after a fault that explains it.
+ *
+ * Role: remembers what faults there were; says of an error, an event or a trouble whether it has a reason.
+ */
+import { TidemarkError } from "../../src/base/errors.ts";
+
+/** `state-damage`: a state file could not be read, which counts as damage of it. */
+export type FaultKind = "device" | "stall" | "state-full" | "state-failure" | "state-damage";
+
+/** What the rules of copying refuse; nothing has happened then. */
+const REFUSALS: ReadonlySet<string> = new Set([
+  "SOURCE_IS_DESTINATION",
+  "DESTINATION_TOO_SMALL",
+  "DESTINATION_IN_USE",
+  "DESTINATION_COPYING",
+  "SOURCE_UNREADABLE",
+  "COPY_CYCLE",
+  "REVERSE_NOT_OPC",
+  "COPY_STATE",
+  "NOT_TRACKING",
+  "SESSION_NOT_FOUND",
+]);
+
+const EXPLAINED: Readonly<Record<FaultKind, ReadonlySet<string>>> = {
+  device: new Set(["MEDIUM_ERROR", "NO_SPACE", "DEVICE_GONE", "VOLUME_UNAVAILABLE"]),
+  stall: new Set(["BARRIER_TIMEOUT", "DEVICE_TIMEOUT"]),
+  "state-full": new Set(["METADATA_WRITE_FAILED"]),
+  "state-failure": new Set(["METADATA_WRITE_FAILED", "VOLUME_UNAVAILABLE"]),
+  "state-damage": new Set(["MEDIUM_ERROR"]),
+};
+
+export class Judge {
+  readonly #faults = new Set<FaultKind>();
+  readonly #present = new Set<FaultKind>();
+  /** The box is being stopped: what is asked may be refused. */
+  stopping = false;
+
+  fault(kind: FaultKind): void {
+    this.#faults.add(kind);
+    this.#present.add(kind);
+  }
+
+  /** A process begins. */
+  started(): void {
+    this.#present.clear();
+    this.stopping = false;
+  }
+
+  /** Since the process began. */
+  has(...kinds: readonly FaultKind[]): boolean {
+    return kinds.some((kind) => this.#present.has(kind));
+  }
+
+  had(...kinds: readonly FaultKind[]): boolean {
+    return kinds.some((kind) => this.#faults.has(kind));
+  }
+
+  /** Why the error must not be; undefined if it may. */
+  objection(what: string, error: unknown): string | undefined {
+    if (!(error instanceof TidemarkError))
+      return `${what} threw ${error instanceof Error ? error.stack : String(error)}`;
+    if (REFUSALS.has(error.code) || (this.stopping && error.code === "STOPPING")) return undefined;
+    for (const kind of this.#faults) if (EXPLAINED[kind].has(error.code)) return undefined;
+    return `${what} failed with ${error.code}: ${error.message}`;
+  }
+}

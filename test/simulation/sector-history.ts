@@ -1,0 +1,206 @@
+/**
+ * What the sectors of one volume may hold: part of the oracle, which shares no code with the engine.
+ *
+ * For each sector the writes that may still show: those that nothing has certainly replaced, and those that a power loss
+ * could bring back. A sector of which only one value is possible is *settled* and takes no more than that number.
+ * Time is a count of what the simulation has seen: a write has begun at one moment and ended at a later one.
+ */
+
+/** Nobody promised anything about this sector. */
+export const ANYTHING = -1;
+
+/** A value that may be in a sector. */
+export interface Candidate {
+  value: number;
+  begun: number;
+  /** Infinity: under way. */
+  ended: number;
+  /** It did take effect between `begun` and `ended`. Otherwise it may have, or it is one of several of which one did. */
+  certain: boolean;
+  /** The point that copied it here, and the time within which the point must have been if it is this one. */
+  cut: Cut | undefined;
+}
+
+/** The instant of a point lies between these. */
+export interface Instant {
+  after: number;
+  before: number;
+}
+
+export interface Cut {
+  readonly instant: Instant;
+  readonly after: number;
+  readonly before: number;
+}
+
+export type Verdict = "possible" | "impossible" | "not one instant";
+
+export class SectorHistory {
+  readonly settled: Int32Array;
+  readonly #open = new Map<number, Candidate[]>();
+
+  constructor(sectors: number) {
+    this.settled = new Int32Array(sectors);
+  }
+
+  isSettled(sector: number): boolean {
+    return !this.#open.has(sector);
+  }
+
+  /** Sectors from `first` on that are not settled, or settled to something else than `values` say. */
+  unlike(first: number, values: Int32Array): number[] {
+    const { settled } = this;
+    const found: number[] = [];
+    for (let index = 0; index < values.length; index++)
+      if (settled[first + index] !== values[index]) found.push(first + index);
+    for (const sector of this.#open.keys())
+      if (sector >= first && sector - first < values.length && settled[sector] === values[sector - first])
+        found.push(sector);
+    return found;
+  }
+
+  /** A write begins; end it with `end`. */
+  begin(sector: number, value: number, now: number): Candidate {
+    const candidate = { value, begun: now, ended: Number.POSITIVE_INFINITY, certain: false, cut: undefined };
+    this.#entries(sector).push(candidate);
+    return candidate;
+  }
+
+  end(candidate: Candidate, now: number, outcome: "done" | "unknown"): void {
+    candidate.ended = now;
+    candidate.certain = outcome === "done";
+  }
+
+  /** The process ended: what was under way may have happened or not. */
+  cutOff(now: number): void {
+    for (const entries of this.#open.values())
+      for (const entry of entries) if (entry.ended === Number.POSITIVE_INFINITY) entry.ended = now;
+  }
+
+  /** What was not flushed may be there or not, each sector on its own. */
+  losePower(now: number): void {
+    this.cutOff(now);
+    for (const [sector, entries] of this.#open) this.#settleOrKeep(sector, afterPowerLoss(entries, now));
+  }
+
+  /** A flush that began at `begun` has ended well. */
+  flushed(begun: number): void {
+    for (const [sector, entries] of this.#open)
+      this.#settleOrKeep(
+        sector,
+        entries.filter((entry) => !replaced(entries, entry, begun)),
+      );
+  }
+
+  /** Values that a look between `from` and `to` may find. */
+  visible(sector: number, from: number, to: number): readonly Candidate[] {
+    const entries = this.#open.get(sector);
+    if (!entries) return [settledCandidate(this.settled[sector] as number)];
+    return entries.filter((entry) => entry.begun < to && !replaced(entries, entry, from));
+  }
+
+  /** `value` was found by a look between `from` and `to`. What is known then is remembered. */
+  observe(sector: number, value: number, from: number, to: number): Verdict {
+    const entries = this.#open.get(sector);
+    if (!entries) {
+      const known = this.settled[sector] as number;
+      return known === value || known === ANYTHING ? "possible" : "impossible";
+    }
+    const seen = this.visible(sector, from, to);
+    const found = seen.findLast((entry) => entry.value === value) ?? seen.find((entry) => entry.value === ANYTHING);
+    if (!found) return "impossible";
+    if (entries.some((entry) => entry.ended >= from)) return "possible"; // something is under way: it may change again
+    if (!narrow(found)) return "not one instant";
+    const others = seen.filter((entry) => entry !== found);
+    if (found.value === ANYTHING) {
+      if (!others.some((entry) => entry.certain)) this.#resolveAnything(sector, found, value, to);
+      return "possible";
+    }
+    found.certain = true;
+    if (others.some((entry) => entry.certain)) Object.assign(found, { begun: from, ended: to });
+    const left = entries.filter((entry) => entry === found || entry.certain || !others.includes(entry));
+    this.#settleOrKeep(sector, left);
+    return "possible";
+  }
+
+  /** Seen now, but after a power loss it may be anything else. */
+  #resolveAnything(sector: number, found: Candidate, value: number, now: number): void {
+    const shown = { value, begun: now, ended: now, certain: true, cut: undefined };
+    this.#open.set(sector, [{ ...found, begun: now - 1, ended: now - 1 }, shown]);
+  }
+
+  /** A point put one of `candidates` here, durably, between `begun` and `ended`; what came before cannot come back. */
+  replace(sector: number, candidates: readonly Candidate[], begun: number, ended: number): void {
+    this.adopt(sector, this.replacement(sector, candidates, begun, ended));
+  }
+
+  /** What `replace` would leave. */
+  replacement(sector: number, candidates: readonly Candidate[], begun: number, ended: number): Candidate[] {
+    const concurrent = (this.#open.get(sector) ?? []).filter((entry) => entry.ended > begun);
+    const copies = distinct(candidates).map((entry) => ({ ...entry, begun, ended, certain: false }));
+    return [...copies, ...concurrent];
+  }
+
+  /** From now on these, and nothing else, are possible. */
+  adopt(sector: number, entries: readonly Candidate[]): void {
+    this.#settleOrKeep(sector, [...entries]);
+  }
+
+  /** The value may be anything, now and after a power loss. */
+  forget(sector: number, now: number): void {
+    const underWay = (this.#open.get(sector) ?? []).filter((entry) => entry.ended >= now);
+    const anything = { value: ANYTHING, begun: now, ended: now, certain: true, cut: undefined };
+    this.#open.set(sector, [anything, ...underWay]);
+  }
+
+  #entries(sector: number): Candidate[] {
+    const known = this.#open.get(sector);
+    if (known) return known;
+    const fresh = [settledCandidate(this.settled[sector] as number)];
+    this.#open.set(sector, fresh);
+    return fresh;
+  }
+
+  #settleOrKeep(sector: number, entries: Candidate[]): void {
+    const only = entries.length === 1 ? (entries[0] as Candidate) : undefined;
+    if (only === undefined || only.ended === Number.POSITIVE_INFINITY) {
+      this.#open.set(sector, entries);
+      return;
+    }
+    this.settled[sector] = only.value;
+    this.#open.delete(sector);
+  }
+}
+
+function settledCandidate(value: number): Candidate {
+  return { value, begun: -1, ended: -1, certain: true, cut: undefined };
+}
+
+/** Another write has certainly come after it, and had ended before `before`. */
+function replaced(entries: readonly Candidate[], entry: Candidate, before: number): boolean {
+  return entries.some((other) => other.certain && other.begun > entry.ended && other.ended < before);
+}
+
+/** When a certain write ended that came after it. */
+export function replacedAt(entries: readonly Candidate[], entry: Candidate): number {
+  let at = Number.POSITIVE_INFINITY;
+  for (const other of entries) if (other.certain && other.begun > entry.ended) at = Math.min(at, other.ended);
+  return at;
+}
+
+/** Each of them alone is what the sector may hold. */
+export function afterPowerLoss(entries: readonly Candidate[], now: number): Candidate[] {
+  return distinct(entries).map((entry) => ({ ...entry, begun: now, ended: now, certain: false }));
+}
+
+function distinct(entries: readonly Candidate[]): Candidate[] {
+  return entries.filter((entry, index) => entries.findIndex((other) => other.value === entry.value) === index);
+}
+
+/** If it is this candidate, its point was between the writes around it: false when it cannot have been. */
+function narrow({ cut }: Candidate): boolean {
+  if (!cut) return true;
+  cut.instant.after = Math.max(cut.instant.after, cut.after);
+  cut.instant.before = Math.min(cut.instant.before, cut.before);
+  return cut.instant.after < cut.instant.before;
+}

@@ -1,0 +1,410 @@
+/**
+ * Runs one history: steps at a box, an oracle beside it, a look at everything after each crash, and a last phase in which
+ * faults have stopped and everything has to come to its end.
+ *
+ * Role: turns actions into calls, ends processes and starts them again. The first violation ends the history.
+ */
+import type { EngineFound } from "../../src/engine/engine-api.ts";
+import { type Core, instantiateCore, loadCore } from "../../src/engine/map/core.ts";
+import { Examination } from "./examination.ts";
+import { Host } from "./host.ts";
+import { Operator } from "./operator.ts";
+import { type Extent, SECTORS_A_GRANULE } from "./oracle.ts";
+import { Stage, type Violation } from "./stage.ts";
+import type { Action, FaultAction, Step } from "./workload.ts";
+import type { World } from "./world.ts";
+
+/** A call that is not answered after so many turns never will be. */
+const TURNS_MAX = 20_000;
+const CALLS_MAX = 10;
+const STARTS_MAX = 8;
+/** The core's memory of killed engines is never given back: a core serves so many histories. */
+const HISTORIES_PER_CORE = 200;
+
+export interface Outcome {
+  readonly violation: Violation | undefined;
+  /** Steps carried out, and turns fired. */
+  readonly steps: number;
+  readonly turns: number;
+  readonly crashes: number;
+  readonly recoveryCrashes: number;
+  readonly points: number;
+  readonly failures: number;
+  /** Two runs of one history have the same. */
+  readonly digest: number;
+}
+
+let core: Core | undefined;
+let histories = 0;
+
+export async function simulate(world: World, steps: readonly Step[]): Promise<Outcome> {
+  await loadCore();
+  if (core === undefined || histories++ % HISTORIES_PER_CORE === 0)
+    core = await instantiateCore({ memoryPagesMax: 8192 });
+  return new Simulation(world, core).run(steps);
+}
+
+class Simulation {
+  readonly #stage: Stage;
+  readonly #host: Host;
+  readonly #operator: Operator;
+  readonly #examination: Examination;
+  #steps = 0;
+
+  constructor(world: World, core: Core) {
+    this.#stage = new Stage(world, core);
+    this.#host = new Host(this.#stage);
+    this.#operator = new Operator(this.#stage);
+    this.#examination = new Examination(this.#stage, this.#operator);
+    const { box, judge, oracle } = this.#stage;
+    box.onEvent = (event) => this.#operator.hear(event);
+    box.onStateFailure = (operation) => {
+      judge.fault("state-failure");
+      if (operation === "read") judge.fault("state-damage");
+    };
+    for (const [volume, disk] of box.disks.entries()) disk.onFailure = () => oracle.deviceLost(volume);
+  }
+
+  async run(steps: readonly Step[]): Promise<Outcome> {
+    const { box, counts } = this.#stage;
+    const onRejection = (error: unknown) => this.#stage.report(12, `nobody waited for: ${String(error)}`);
+    process.on("unhandledRejection", onRejection);
+    try {
+      await this.#start([]);
+      for (const step of steps) {
+        if (this.#stage.violation) break;
+        await this.#step(step);
+      }
+      if (!this.#stage.violation) await this.#lastPhase();
+    } finally {
+      process.off("unhandledRejection", onRejection);
+      box.kill();
+    }
+    let digest = box.scheduler.digest;
+    for (const disk of box.disks)
+      for (const stamp of disk.content) if (stamp !== 0) digest = Math.imul(digest ^ stamp, 0x01000193) >>> 0;
+    return {
+      violation: this.#stage.violation,
+      steps: this.#steps,
+      turns: box.scheduler.turns,
+      crashes: counts.crashes,
+      recoveryCrashes: counts.recoveryCrashes,
+      points: counts.points,
+      failures: counts.failures,
+      digest,
+    };
+  }
+
+  async #step({ action, gap, seed }: Step): Promise<void> {
+    const { calls, chance } = this.#stage;
+    chance.reseed(seed);
+    this.#steps++;
+    if (calls.size >= CALLS_MAX) await this.#until(() => calls.size < CALLS_MAX);
+    const before = new Set(calls);
+    await this.#act(action);
+    const mine = [...calls].filter((call) => !before.has(call));
+    if (this.#stage.violation) return;
+    if (gap !== "answer") await this.#stage.pump(gap);
+    else await this.#until(() => mine.every((call) => !calls.has(call)));
+    if (this.#stage.box.lost) await this.#lost();
+  }
+
+  /** The process has ended by itself, because a disk has failed under its files. */
+  async #lost(): Promise<void> {
+    const { box, judge, chance } = this.#stage;
+    if (!judge.has("state-failure")) this.#stage.report(12, `the engine ended: ${box.lost?.message}`);
+    await this.#crash(chance.pick(["kill", "power"]), []);
+  }
+
+  /** Waits for what has to come. */
+  async #until(done: () => boolean): Promise<void> {
+    const { calls, box } = this.#stage;
+    const { life } = box;
+    if (await this.#stage.pumpUntil(() => done() || life !== box.life, TURNS_MAX)) return;
+    if (!this.#stage.violation && !box.lost)
+      this.#stage.report(12, `no answer: ${[...calls].map(({ what }) => what).join("; ") || "copying does not end"}`);
+  }
+
+  // --- steps -------------------------------------------------------------------------------------------------------------
+
+  async #act(action: Action): Promise<void> {
+    switch (action.do) {
+      case "write":
+      case "zero":
+      case "trim":
+        await this.#exclusive(action.extent);
+        return this.#host[action.do](action.extent);
+      case "read":
+        return this.#host.read(action.extent);
+      case "flush":
+        return this.#host.flush(action.volume);
+      case "reopen":
+        return this.#operator.reopen(action.volume);
+      case "start":
+        await this.#noPoint();
+        return this.#operator.start(action.members);
+      case "restart":
+      case "restore":
+      case "copy-on":
+      case "cancel":
+      case "stop-tracking":
+      case "pace":
+      case "inspect":
+        return this.#onSessions(action);
+      case "quiesce":
+        return this.#until(() => this.#stage.calls.size === 0);
+      case "finish":
+        return this.#finish();
+      case "rest":
+        // A leap in the middle of a point would be a disk that stalls.
+        await this.#until(() => this.#stage.calls.size === 0);
+        return this.#stage.box.scheduler.pass(action.ms);
+      case "stop":
+        return this.#stop(action.cutOff);
+      case "kill":
+      case "power":
+        return this.#crash(action.do, action.recoveries);
+      default:
+        return this.#fault(action);
+    }
+  }
+
+  /** Unless hosts overlap on purpose, one waits for the other. */
+  async #exclusive(extent: Extent): Promise<void> {
+    if (this.#stage.world.features.has("overlap") || !this.#host.isWriting(extent)) return;
+    await this.#until(() => !this.#host.isWriting(extent));
+  }
+
+  async #noPoint(): Promise<void> {
+    const { calls } = this.#stage;
+    await this.#until(() => ![...calls].some((call) => call.isPoint));
+  }
+
+  async #onSessions(action: Extract<Action, { pick: number } | { picks: readonly number[] }>): Promise<void> {
+    if (action.do === "restart" || action.do === "restore" || action.do === "copy-on") await this.#noPoint();
+    const ids = this.#stage.sessionIds();
+    if (ids.length === 0) return;
+    const picked = (pick: number) => ids[pick % ids.length] as string;
+    switch (action.do) {
+      case "restart":
+        return this.#operator.restart([...new Set(action.picks.map(picked))]);
+      case "restore":
+        return this.#copyBack(picked(action.pick));
+      case "copy-on":
+        return this.#copyOn(picked(action.pick));
+      case "cancel":
+        return this.#operator.cancel(picked(action.pick));
+      case "stop-tracking":
+        return this.#operator.stopTracking(picked(action.pick));
+      case "pace":
+        return this.#operator.pace(picked(action.pick), action.pace);
+      case "inspect":
+        if (!this.#operator.asked) await this.#examination.allMaps();
+    }
+  }
+
+  #copyBack(id: string): void {
+    const session = this.#stage.oracle.sessions.get(id);
+    if (!session) return;
+    const source = { ...session.destination, count: session.source.count };
+    this.#operator.start([{ source, destination: session.source, kind: "opc", pace: 15 }]);
+  }
+
+  /** A cascade: what has just been copied, or is being copied, goes on to another volume. */
+  #copyOn(id: string): void {
+    const { oracle, world, chance } = this.#stage;
+    const session = oracle.sessions.get(id);
+    if (!session) return;
+    const source = { ...session.destination, count: session.source.count };
+    const volume = chance.below(world.volumes.length);
+    const fits = source.first + source.count <= (world.volumes[volume] as number);
+    const kind = chance.happens(0.7) ? "quickopc" : "opc";
+    if (fits) this.#operator.start([{ source, destination: { ...source, volume }, kind, pace: chance.pick([1, 15]) }]);
+  }
+
+  async #finish(): Promise<void> {
+    await this.#until(() => this.#stage.calls.size === 0);
+    const copying = () => [...this.#stage.oracle.sessions.values()].some(({ phase }) => phase === "copying");
+    const { judge, faultsOver } = this.#stage;
+    // With faults about, copying may not come to an end.
+    if (!faultsOver && judge.had("device", "stall", "state-full", "state-failure")) {
+      await this.#stage.pumpUntil(() => !copying(), TURNS_MAX / 10);
+      return;
+    }
+    await this.#until(() => !copying());
+  }
+
+  // --- faults ------------------------------------------------------------------------------------------------------------
+
+  #fault(action: FaultAction): void {
+    const { box, judge } = this.#stage;
+    if (action.do === "repair") box.repair();
+    else if (action.do === "state-full") {
+      judge.fault("state-full");
+      box.stateFaults.full = { storedBytes: action.storedBytes };
+    } else if (action.do === "state-fails")
+      box.stateFaults.failing = { operation: action.operation, left: action.after };
+    else this.#deviceFault(action);
+  }
+
+  #deviceFault(action: Exclude<FaultAction, { do: "repair" | "state-full" | "state-fails" }>): void {
+    const { box, judge } = this.#stage;
+    judge.fault(action.do === "stalls" ? "stall" : "device");
+    const disk = box.disks[action.do === "bad-sectors" ? action.extent.volume : action.volume];
+    if (!disk) return;
+    if (action.do === "bad-sectors")
+      for (let index = 0; index < action.extent.count; index++) disk.faults.badSectors.add(action.extent.first + index);
+    else if (action.do === "stalls") {
+      disk.faults.stallProbability = action.probability;
+      disk.faults.stallMs = action.ms;
+    } else if (action.do === "device-full") disk.faults.writes = "no-space";
+    else if (action.do === "device-write-errors") disk.faults.writes = "medium-error";
+    else if (action.do === "device-flush-fails") disk.faults.flushFails = true;
+    else {
+      disk.present = false;
+      disk.fail();
+    }
+  }
+
+  // --- processes ---------------------------------------------------------------------------------------------------------
+
+  async #crash(kind: "kill" | "power", recoveries: readonly number[]): Promise<void> {
+    this.#die(kind);
+    this.#stage.counts.crashes++;
+    await this.#start(recoveries);
+  }
+
+  #die(kind: "kill" | "power"): void {
+    const { box, oracle, calls } = this.#stage;
+    if (kind === "power") box.losePower();
+    else box.kill();
+    oracle.crash(kind, this.#operator.asked?.point);
+    calls.clear();
+    this.#host.processEnded();
+  }
+
+  /** Starts a process; the first ones are cut off after so many turns of their recovery. */
+  async #start(recoveries: readonly number[]): Promise<void> {
+    const { box, chance, counts, judge } = this.#stage;
+    let refused = 0;
+    for (let attempt = 0; !this.#stage.violation; attempt++) {
+      let found: EngineFound | undefined;
+      let failure: { readonly error: unknown } | undefined;
+      judge.started();
+      box.start().then(
+        (what) => {
+          found = what;
+          this.#examination.started(what);
+        },
+        (error: unknown) => {
+          failure = { error };
+        },
+      );
+      counts.starts++;
+      const cut = recoveries[attempt];
+      const ended = () => found !== undefined || failure !== undefined;
+      if (cut !== undefined) {
+        await this.#stage.pump(cut);
+        if (found) return;
+        counts.recoveryCrashes++;
+        this.#die(chance.pick(["kill", "power"]));
+        continue;
+      }
+      if (!(await this.#stage.pumpUntil(ended, TURNS_MAX))) return this.#stage.report(12, "the start does not end");
+      if (found) return;
+      this.#notStarted(failure?.error, ++refused);
+    }
+  }
+
+  /** Only a disk that fails may keep a box from starting. */
+  #notStarted(error: unknown, refused: number): void {
+    const { judge, box } = this.#stage;
+    const objection = judge.had("state-full", "state-failure") ? judge.objection("start", error) : `start: ${error}`;
+    if (objection !== undefined) this.#stage.report(12, objection);
+    else if (refused > STARTS_MAX) this.#stage.report(12, `still no start: ${error}`);
+    box.stateFaults.full = undefined;
+    box.stateFaults.failing = undefined;
+    this.#die("kill");
+  }
+
+  /** A clean stop, or one that is cut off after so many turns. Hosts have gone before. */
+  async #stop(cutOff: number | undefined): Promise<void> {
+    const { box, oracle, calls, judge, world } = this.#stage;
+    await this.#until(() => !this.#host.busy && [...calls].every(({ what }) => !/^(read|flush) /.test(what)));
+    if (this.#stage.violation) return;
+    let ended: "well" | "badly" | undefined;
+    const begun = oracle.moment();
+    const { life } = box;
+    judge.stopping = true;
+    box.stop().then(
+      () => {
+        ended = "well";
+      },
+      (error: unknown) => {
+        if (box.life !== life) return;
+        ended = "badly";
+        const objection = judge.objection("stop", error);
+        if (objection !== undefined) this.#stage.report(12, objection);
+      },
+    );
+    if (cutOff !== undefined) {
+      await this.#stage.pump(cutOff);
+      if (ended !== "well") return this.#crash(this.#stage.chance.pick(["kill", "power"]), []);
+    } else if (!(await this.#stage.pumpUntil(() => ended !== undefined, TURNS_MAX))) {
+      this.#stage.report(12, "the stop does not end");
+    }
+    if (this.#stage.violation) return;
+    if (ended === "badly") return this.#crash("kill", []);
+    calls.clear();
+    this.#host.processEnded();
+    // What had no answer when the box stopped has had its chance.
+    if (!judge.had("device")) for (const volume of world.volumes.keys()) oracle.endFlush(volume, begun);
+    // What a full or broken disk kept from being removed goes at the next start.
+    if (!judge.has("state-full", "state-failure")) await this.#examination.stateDirectory();
+    await this.#start([]);
+  }
+
+  // --- the last phase ------------------------------------------------------------------------------------------------------
+
+  /** Faults are over: what failed is started again, everything comes to its end, and nothing is lost afterwards. */
+  async #lastPhase(): Promise<void> {
+    const { box, judge, chance, world, oracle } = this.#stage;
+    chance.reseed(world.seed);
+    box.repair();
+    this.#stage.faultsOver = true;
+    if (judge.had("device", "state-failure", "state-full", "stall")) await this.#crash("kill", []);
+    await this.#until(() => this.#stage.calls.size === 0);
+    for (const [id, { phase }] of [...oracle.sessions]) {
+      if (phase !== "failed" || this.#stage.violation) continue;
+      this.#operator.cancel(id);
+      await this.#until(() => this.#stage.calls.size === 0);
+    }
+    await this.#everythingWorks();
+    await this.#stop(undefined);
+    if (this.#stage.violation) return;
+    if (chance.happens(0.5)) await this.#crash("power", []);
+    if (!this.#stage.violation) await this.#finish();
+    this.#examination.lookAtDisks();
+  }
+
+  /** Copies end, volumes can be written and read, tracking copies can run again, and the disks are right. */
+  async #everythingWorks(): Promise<void> {
+    if (this.#stage.violation) return;
+    await this.#finish();
+    if (this.#stage.violation) return;
+    for (const { id, phase } of this.#stage.oracle.sessions.values())
+      if (phase !== "tracking") this.#stage.report(12, `${id} has ended as ${phase}`);
+    this.#examination.lookAtDisks();
+    for (const windows of this.#stage.world.windows)
+      for (const { volume, first, count } of windows.slice(0, 1))
+        this.#host.write({ volume, first, count: Math.min(count, SECTORS_A_GRANULE) });
+    await this.#until(() => this.#stage.calls.size === 0);
+    await this.#examination.allMaps();
+    for (const id of this.#stage.sessionIds()) {
+      if (this.#stage.violation) return;
+      this.#operator.restart([id]);
+      await this.#finish();
+    }
+    this.#examination.lookAtDisks();
+  }
+}

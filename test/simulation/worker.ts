@@ -1,0 +1,38 @@
+/** One process of the simulator: runs the seeds it is given, one after the other, and reports. Ends when its parent does. */
+import { historyOf, simulateSeed, tell } from "./history.ts";
+import { type Failure, NOTHING, type Report, sum, type Task } from "./messages.ts";
+import { minimise } from "./minimise.ts";
+
+process.on("disconnect", () => process.exit(0));
+process.on("message", (task: Task) => {
+  run(task).then(
+    (report) => process.send?.(report),
+    (error: unknown) => {
+      process.stderr.write(`simulate: ${error instanceof Error ? error.stack : String(error)}\n`);
+      process.exit(1);
+    },
+  );
+});
+
+async function run(task: Task): Promise<Report> {
+  let report = NOTHING;
+  for (let seed = task.from; seed < task.from + task.count; seed++) {
+    // Errors are made by the thousand; their stacks are wanted only when one is told.
+    Error.stackTraceLimit = 0;
+    const { violation, ...figures } = await simulateSeed(seed);
+    Error.stackTraceLimit = 10;
+    const failures: Failure[] = [];
+    if (violation) {
+      const first = report.failures.length === 0 && task.minimise === "first-failure";
+      failures.push({ seed, ...violation, history: first ? await toldInShort(seed) : undefined });
+    }
+    report = sum(report, { ...figures, seeds: 1, failures });
+  }
+  return report;
+}
+
+async function toldInShort(seed: number): Promise<string> {
+  const { world, steps } = historyOf(seed);
+  const outcome = await simulateSeed(seed);
+  return tell(seed, world, await minimise(world, steps, outcome));
+}
