@@ -326,6 +326,11 @@ export class VolumeSet {
     entry.volume.activity = tracking.activity;
   }
 
+  /** Undefined while the volume has no tracking files. */
+  trackingOf(uid: string): VolumeTracking | undefined {
+    return this.#entries.get(uid)?.tracking;
+  }
+
   /** Files that tracking needs exist, durably, when it resolves. */
   async prepareTracking(volume: Volume): Promise<void> {
     const entry = this.#entry(volume.uid);

@@ -177,6 +177,16 @@ export class VolumeTracking {
     return tracking;
   }
 
+  /** What the superblock says, durably; another object after every change. */
+  get record(): VolumeRecord {
+    return this.#super.value;
+  }
+
+  /** As Superblock.verify. */
+  verifySuper(files: StateFiles): Promise<number | undefined> {
+    return this.#super.verify(files);
+  }
+
   /** The highest epoch id that the files of a volume show, whatever their state. */
   static async highestEpochSeen(files: StateFiles, uid: string): Promise<number> {
     const directory = directoryOf(uid);
