@@ -33,8 +33,10 @@ function addChecks(program: Command): void {
     .description("check the data directory of a box that does not run: every file of its own state")
     .option("--data <directory>", "directory of the box's state (or TIDEMARK_DATA)")
     .option("--repair", "make durable what the next start would make of it; nothing is invented")
-    .action((options: { data?: string; repair?: boolean }, command: Command) =>
-      perform(command, async (context) => (await import("../commands/fsck.ts")).fsck(context, options)),
+    .action(
+      action(async (context, options: { data?: string; repair?: boolean }) =>
+        (await import("../commands/fsck.ts")).fsck(context, options),
+      ),
     );
 }
 
@@ -45,8 +47,10 @@ function addScrub(program: Command): void {
       "read the box's own metadata again from the disk while it runs, and put right what memory knows better",
     )
     .argument("[volume]", "only the files of this volume and its copies")
-    .action((volume: string | undefined, _options: object, command: Command) =>
-      perform(command, async (context) => (await import("../commands/scrub.ts")).scrub(context, volume ?? "")),
+    .action(
+      action(async (context, volume: string | undefined) =>
+        (await import("../commands/scrub.ts")).scrub(context, volume ?? ""),
+      ),
     );
 }
 
