@@ -63,7 +63,7 @@ export const COPIER_QUEUE_MAX = 16_384;
 /** Copier: workers at most when others are stuck in a stalled device ... */
 export const COPIER_WORKERS_MAX = 8;
 /** How long the end of a copier worker is waited for when the engine stops. */
-export const COPIER_DISMISS_MS = 5000;
+export const COPIER_DISMISS_MS = 3000;
 /** ... which is assumed when every worker has been busy with one job for this long. */
 export const COPIER_STUCK_MS = 1000;
 /** Copier: a job that shares extents ends early after this time, because sharing waits for the source's writeback. */
@@ -75,12 +75,33 @@ export const ACTIVITY_SLOTS = 1024;
 export const ACTIVITY_WAITERS_MAX = 262_144;
 /** Beyond this size an activity log is worth a checkpoint: replaying it takes some tenths of a second. */
 export const ACTIVITY_LOG_CHECKPOINT_BYTES = 16 * MiB;
+/** Maps of one point beyond this go into files of their own, so that its record fits into a frame. */
+export const POINT_MAPS_BYTES_MAX = 16 * MiB;
 /** State logs: one frame, and what may wait to be written; a map that needs more goes into a file of its own. */
 export const STATE_LOG_FRAME_BYTES_MAX = 64 * MiB;
 export const STATE_LOG_QUEUE_BYTES_MAX = 128 * MiB;
 export const STATE_LOG_QUEUE_FRAMES_MAX = 262_144;
 /** Owner ids (volume uid, session id) in the headers of state files. */
 export const STATE_OWNER_BYTES_MAX = 64;
+/**
+ * A stop: each of its steps has its time, so that a stalled device cannot hold up the others. What is not durable then is
+ * recovered by the next start as after a kill, for the volumes concerned. Calls of the API ...
+ */
+export const STOP_CALLS_MS = 5000;
+/** ... requests of NBD clients, answered and then cut off ... */
+export const STOP_CLIENTS_MS = 2000;
+export const STOP_CLIENTS_CUT_MS = 1000;
+/** ... pieces of copies that are under way, and what follows from copies that have ended ... */
+export const STOP_COPYING_MS = 3000;
+export const STOP_BACKGROUND_MS = 1000;
+/** ... syncs of the devices, maps and logs: the step that a slow but healthy disk needs time for ... */
+export const STOP_DURABLE_MS = 9000;
+export const STOP_CLOSE_MS = 3000;
+export const STOP_COPIERS_MS = COPIER_DISMISS_MS;
+/** ... and the engine's thread. */
+export const STOP_THREAD_MS = 1000;
+/** All together: then the process ends, whatever there is. */
+export const STOP_MS_MAX = 30_000;
 /** Findings of one check: more says no more than that the disk is gone. */
 export const CHECK_FINDINGS_MAX = 10_000;
 export const PACE_MIN = 1;
@@ -116,6 +137,11 @@ assert(COPY_JOB_BYTES_MAX % GRANULE_SIZE_BYTES === 0, "a job ends on a granule")
 assert(COPY_JOB_BYTES_SMALL % GRANULE_SIZE_BYTES === 0, "a small job ends on a granule");
 assert(SESSIONS_MAX * COPIER_LANES < COPIER_QUEUE_MAX, "every lane may wait, and hosts as well");
 assert(ACTIVITY_REGION_BYTES % GRANULE_SIZE_BYTES === 0, "a region is whole granules");
+assert(
+  STOP_CALLS_MS + STOP_CLIENTS_MS + STOP_CLIENTS_CUT_MS + STOP_COPYING_MS + STOP_BACKGROUND_MS + STOP_DURABLE_MS <=
+    STOP_MS_MAX - STOP_CLOSE_MS - STOP_COPIERS_MS - STOP_THREAD_MS,
+  "the steps of a stop have their time",
+);
 assert(STATE_LOG_FRAME_BYTES_MAX < STATE_LOG_QUEUE_BYTES_MAX, "the largest frame may wait");
 assert(ACTIVITY_WAITERS_MAX >= NBD_CONNECTIONS_MAX * NBD_IN_FLIGHT_REQUESTS_MAX, "every NBD request may wait");
 assert(RPC_CHUNK_BYTES < RPC_MESSAGE_BYTES_MAX, "a chunk fits into a message");

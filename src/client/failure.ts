@@ -121,6 +121,10 @@ export function asFailure(error: unknown): Failure {
   if (errno === "EACCES" || errno === "EPERM") {
     return new Failure("PERMISSION_DENIED", message, { hint: "run it as a user who may do this" }, { cause: error });
   }
+  if (error instanceof Error && "syscall" in error && error.syscall === "uv_cwd") {
+    const hint = "change to a directory that exists, or give absolute paths";
+    return new Failure("USAGE", "the working directory no longer exists", { hint }, { cause: error });
+  }
   return new Failure(
     "INTERNAL",
     message,

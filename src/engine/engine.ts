@@ -11,9 +11,14 @@ import {
   ACTIVITY_LOG_CHECKPOINT_BYTES,
   ACTIVITY_SLOTS,
   COPIER_WORKERS,
+  DEVICE_STEP_TIMEOUT_MS,
   PACE_MAX,
   PACE_MIN,
+  POINT_MAPS_BYTES_MAX,
   RPC_CHUNK_BYTES,
+  STOP_CLIENTS_CUT_MS,
+  STOP_CLIENTS_MS,
+  STOP_COPIERS_MS,
 } from "../base/limits.ts";
 import type { AllocationExtent, ByteExtent, Clock } from "../base/ports.ts";
 import { identityOf } from "./device/identity.ts";
@@ -48,6 +53,8 @@ import { NbdServer } from "./nbd/server.ts";
 import type { EnginePorts, OpenedDevice } from "./ports.ts";
 import { recover } from "./recovery.ts";
 import type { SessionSet } from "./session/session-set.ts";
+import { endedWithin, within } from "./sync/deadline.ts";
+import type { Volume } from "./volume/volume.ts";
 import { removeVolumeFile } from "./volume/volume-file.ts";
 import { VolumeSet } from "./volume/volume-set.ts";
 
@@ -116,6 +123,7 @@ class Engine implements LocalEngine {
       core: given.core ?? (await loadCore()),
       mover: given.mover ?? createMover({ workers: COPIER_WORKERS }),
       files: this.#failStop.guard(given.files ?? system),
+      pointMapsBytesMax: given.pointMapsBytesMax ?? POINT_MAPS_BYTES_MAX,
       activity: given.activity ?? { slots: ACTIVITY_SLOTS, checkpointBytes: ACTIVITY_LOG_CHECKPOINT_BYTES },
       openDevice: given.openDevice ?? ((path) => openVolumeDevice(path, this.#clock)),
       identityOf: given.identityOf ?? identityOf,
@@ -138,20 +146,17 @@ class Engine implements LocalEngine {
     if (!running) return;
     this.#running = undefined;
     this.#failStop.disarm();
-    const failures: unknown[] = [];
-    // What cannot be made durable is recovered at the next start; the rest is closed all the same.
-    for (const step of [
-      () => this.#nbd.close({ graceMs: 2000 }),
-      () => running.sessions.stop(),
-      async () => {
-        const stamps = await running.volumes.close();
-        // Last, and only when everything before it is durable.
-        if (failures.length === 0) await storeStamps(running.ports.files, stamps);
-      },
-      () => running.ports.mover.close(),
-    ])
-      await step().catch((error: unknown) => failures.push(error));
-    if (failures.length > 0) throw failures[0];
+    const { ports, volumes, sessions } = running;
+    await endedWithin(this.#clock, STOP_CLIENTS_MS + STOP_CLIENTS_CUT_MS, [
+      this.#nbd.close({ graceMs: STOP_CLIENTS_MS }),
+    ]);
+    const report = await sessions.stop();
+    const stamps = await volumes.close(report);
+    // Last, and only when everything before it is durable.
+    if (report.failures.length === 0) await storeStamps(ports.files, stamps).catch((error) => report.add(error));
+    await endedWithin(this.#clock, STOP_COPIERS_MS, [ports.mover.close()]);
+    this.#failStop.end();
+    if (report.error) throw report.error;
   }
 
   #parts(): Running {
@@ -203,10 +208,13 @@ class Engine implements LocalEngine {
 
   async partitions(uid: string): Promise<PartitionFacts[]> {
     const volume = this.#parts().volumes.require(uid);
-    const device = volume.requireDevice();
-    // The table may lie in granules that a copy still owes.
-    await volume.cache(0, Math.min(device.sizeBytes, RPC_CHUNK_BYTES));
-    return readPartitions(device);
+    return within(this.#clock, DEVICE_STEP_TIMEOUT_MS, partitionsOf(volume), () => {
+      return new TidemarkError("DEVICE_TIMEOUT", {
+        message: `the partition table of volume ${volume.name} cannot be read: ${volume.path} does not answer`,
+        hint: "look after the device and the kernel log (dmesg), then try again",
+        metadata: { volume: volume.name, path: volume.path },
+      });
+    });
   }
 
   // --- sessions ------------------------------------------------------------------------------------------------------
@@ -315,7 +323,8 @@ class Engine implements LocalEngine {
         hint: "disconnect the clients, or remove the export with --force",
       });
     this.#exports.remove(name);
-    await this.#nbd.disconnect(name);
+    // The clients are hung up on; what a stalled device still owes them is not waited for.
+    await endedWithin(this.#clock, DEVICE_STEP_TIMEOUT_MS, [this.#nbd.disconnect(name)]);
   }
 
   async exportStatus(): Promise<ExportStatus[]> {
@@ -332,6 +341,13 @@ function throwUncaught(error: TidemarkError): void {
 async function openVolumeDevice(path: string, clock: Clock): Promise<OpenedDevice> {
   const device = await openDevice(path, { clock });
   return { device, identity: await identityOf(path) };
+}
+
+async function partitionsOf(volume: Volume): Promise<PartitionFacts[]> {
+  const device = volume.requireDevice();
+  // The table may lie in granules that a copy still owes.
+  await volume.cache(0, Math.min(device.sizeBytes, RPC_CHUNK_BYTES));
+  return readPartitions(device);
 }
 
 function requirePace(pace: number): void {

@@ -3,6 +3,7 @@ import { join } from "node:path";
 import { parseArgs } from "node:util";
 import { TidemarkError } from "../base/errors.ts";
 import { BOX_NUMBER_MAX } from "../base/limits.ts";
+import { absolutePath } from "./absolute-path.ts";
 import { type ListenAddress, parseListenAddress } from "./addresses.ts";
 
 export const USAGE = `usage: tidemark serve --data DIR [--address unix:PATH|HOST:PORT] [--nbd unix:PATH|HOST:PORT|none]
@@ -19,6 +20,7 @@ const LOG_LEVELS = ["debug", "info", "warn", "error", "silent"] as const;
 export type LogLevel = (typeof LOG_LEVELS)[number];
 
 export interface DaemonOptions {
+  /** From the root on. */
   readonly dataDirectory: string;
   /** Empty: the default inside the data directory. */
   readonly addresses: readonly ListenAddress[];
@@ -37,7 +39,7 @@ export function parseOptions(argv: readonly string[], environment: NodeJS.Proces
   const dataDirectory = values.data ?? environment["TIDEMARK_DATA"] ?? "";
   if (dataDirectory === "") throw wrong("no data directory is given", "add --data DIR, or set TIDEMARK_DATA");
   return {
-    dataDirectory,
+    dataDirectory: absolutePath(dataDirectory, "--data"),
     addresses: (values.address ?? []).map((text) => parseListenAddress(text, "--address")),
     nbd:
       values.nbd === undefined ? undefined : values.nbd === "none" ? "none" : parseListenAddress(values.nbd, "--nbd"),

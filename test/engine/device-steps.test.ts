@@ -29,7 +29,7 @@ async function timeOut(lab: EngineLab): Promise<void> {
 
 const specOf = (name: string) => ({ uid: name, name, path: name, sizeBytes: SIZE });
 
-test("12: a volume whose device does not close holds up nobody else's administration", async (t) => {
+test("a volume whose device does not close holds up nobody else's administration", async (t) => {
   const lab = await CopyLab.start(t, [SIZE, SIZE, SIZE, SIZE]);
   const closing = stall();
   lab.lab.disk("v3").closing = closing.promise;
@@ -52,7 +52,7 @@ test("12: a volume whose device does not close holds up nobody else's administra
   await refusal(t, () => lab.engine.volumeStatus("v3"), "VOLUME_NOT_FOUND");
 });
 
-test("12: a device that opens too late is closed again; meanwhile its path is taken, others are added", async (t) => {
+test("a device that opens too late is closed again; meanwhile its path is taken, others are added", async (t) => {
   const lab = await CopyLab.start(t, [SIZE, SIZE]);
   await lab.engine.removeVolume("v1");
   await lab.engine.removeVolume("v2");
@@ -71,7 +71,7 @@ test("12: a device that opens too late is closed again; meanwhile its path is ta
   t.is(lab.lab.disk("v1").handles, 1);
 });
 
-test("12: at the start one stalled device gives one unavailable volume; the others serve after the limit", async (t) => {
+test("at the start one stalled device gives one unavailable volume; the others serve after the limit", async (t) => {
   const lab = await CopyLab.start(t, [SIZE, SIZE, SIZE]);
   await lab.copy(t, "v1", "v2", "quickopc");
   await lab.engine.stop();
@@ -91,7 +91,7 @@ test("12: at the start one stalled device gives one unavailable volume; the othe
   await lab.holds(t, "v2");
 });
 
-test("12: stalled devices do not keep healthy ones from opening, whatever their order", async (t) => {
+test("stalled devices do not keep healthy ones from opening, whatever their order", async (t) => {
   const lab = await EngineLab.start(
     Array.from({ length: 30 }, () => SIZE),
     { jobBytes: G },
@@ -112,7 +112,7 @@ test("12: stalled devices do not keep healthy ones from opening, whatever their 
   await lab.settle();
 });
 
-test("12: a resize that does not end leaves the volume unavailable, not busy", async (t) => {
+test("a resize that does not end leaves the volume unavailable, not busy", async (t) => {
   const lab = await CopyLab.start(t, [SIZE, SIZE]);
   const resizing = stall();
   const disk = lab.lab.disk("v1");

@@ -10,7 +10,7 @@ import { CopyLab, FaultyDisk, G, pattern, refusal } from "../support/copy-lab.ts
 const SIZE = 20 * G + 1536;
 const GONE = new TidemarkError("PATH_NOT_FOUND", { message: "the disk is pulled", hint: "plug it in" });
 
-test("11-source: a read of what the destination lacks is refused while the source is away; the copy waits for it", async (t) => {
+test("a read of what the destination lacks is refused while the source is away; the copy waits for it", async (t) => {
   const lab = await CopyLab.start(t, [SIZE, SIZE]);
   await lab.copy(t, "v1", "v2", "quickopc");
   lab.lab.disk("v1").away = GONE;
@@ -27,7 +27,7 @@ test("11-source: a read of what the destination lacks is refused while the sourc
   for (const volume of ["v1", "v2"]) await lab.holds(t, volume);
 });
 
-test("11-destination: a source is written although its copy cannot be preserved: the copy fails, durably, and only then", async (t) => {
+test("a source is written although its copy cannot be preserved: the copy fails, durably, and only then", async (t) => {
   const lab = await CopyLab.start(t, [SIZE, SIZE]);
   await lab.copy(t, "v1", "v2", "quickopc");
   lab.lab.disk("v2").away = GONE;
@@ -38,7 +38,7 @@ test("11-destination: a source is written although its copy cannot be preserved:
   await lab.reads(t, "v1");
 });
 
-test("11-cascade: a step whose upstream source is away waits too", async (t) => {
+test("a step whose upstream source is away waits too", async (t) => {
   const lab = await CopyLab.start(t, [SIZE, SIZE, SIZE]);
   await lab.copy(t, "v1", "v2", "quickopc");
   await lab.copy(t, "v2", "v3", "quickopc");
@@ -53,7 +53,7 @@ test("11-cascade: a step whose upstream source is away waits too", async (t) => 
   for (const volume of ["v1", "v2", "v3"]) await lab.holds(t, volume);
 });
 
-test("11-lost: a device that goes away under the background copy of its source pauses it", async (t) => {
+test("a device that goes away under the background copy of its source pauses it", async (t) => {
   const source = new FaultyDisk(SIZE);
   const lab = await CopyLab.start(t, [source, SIZE]);
   await lab.copy(t, "v1", "v2", "quickopc");

@@ -120,6 +120,8 @@ export class EngineLab {
   readonly events: EngineEvent[] = [];
   readonly disks = new Map<string, Disk>();
   readonly #jobBytes: number;
+  /** Maps of a point that go into its record. */
+  pointMapsBytesMax = 16 * 1024 * 1024;
   engine: EngineApi;
   /** What the last start found. */
   found: EngineFound | undefined;
@@ -153,7 +155,8 @@ export class EngineLab {
       },
       ports: async () => ({
         files: this.#filesOfProcess(),
-        mover: smallJobs(createMover({ workers: 0 }), this.#jobBytes),
+        pointMapsBytesMax: this.pointMapsBytesMax,
+        mover: smallJobs(createMover({ workers: 0, clock: this.clock }), this.#jobBytes),
         identityOf: async (path) => this.disk(path).identity ?? [path],
         openDevice: async (path) => {
           const device = await this.disk(path).open();
@@ -203,6 +206,12 @@ export class EngineLab {
 
   async reboot(): Promise<void> {
     await this.engine.stop();
+    await this.bootAfterStop();
+  }
+
+  /** A new process: what the one that has stopped could not close is dead. */
+  async bootAfterStop(): Promise<void> {
+    for (const disk of this.disks.values()) disk.kill();
     await this.boot();
   }
 

@@ -7,7 +7,7 @@
  * nothing is acknowledged), and `lose` ends the engine; the next start recovers from what is on the disk.
  * Invariants:
  *   1. While armed, no caller ever sees a failure that is final.
- *   2. After the first one no operation settles any more.
+ *   2. After the first one, and after `end`, no operation settles any more.
  * Not armed while the engine starts (the start is refused with the error) or stops (what is not durable is recovered).
  * Source: data-safety 1.2 "Metadata: abort the process, recover at start".
  */
@@ -29,6 +29,11 @@ export class FailStop {
 
   disarm(): void {
     this.#armed = false;
+  }
+
+  /** The engine has stopped: what a stalled device lets go on later must not touch files that the next start uses. */
+  end(): void {
+    this.#lost = true;
   }
 
   guard(files: StateFiles): StateFiles {
@@ -74,9 +79,9 @@ export class FailStop {
 }
 
 function isFinal(error: unknown): boolean {
-  const { code, detail } = asTidemarkError(error);
-  if (code !== "METADATA_WRITE_FAILED" || wasOutOfSpace(error)) return false;
-  return detail.metadata?.["operation"] === "write" || detail.metadata?.["operation"] === "sync";
+  const { operation, systemCode } = asTidemarkError(error).detail.metadata ?? {};
+  if (systemCode === undefined || wasOutOfSpace(error)) return false;
+  return operation === "write" || operation === "sync";
 }
 
 function never(): Promise<never> {

@@ -214,8 +214,14 @@ function checkedPayload<T>(path: string, value: T, decode: (value: unknown) => T
 }
 
 function decodePayload<T>(path: string, payload: Uint8Array, decode: (value: unknown) => T): T {
+  let value: unknown;
   try {
-    return decode(parseJson(payload));
+    value = parseJson(payload);
+  } catch {
+    throw corruptFile(path, "the record in it is no JSON");
+  }
+  try {
+    return decode(value);
   } catch (error) {
     const { code, message } = asTidemarkError(error);
     if (code === "SCHEMA_TOO_NEW") throw error;

@@ -104,10 +104,6 @@ export class Copier {
     await Promise.all(work.lanes);
   }
 
-  async stopAll(): Promise<void> {
-    await Promise.all([...this.#work.keys()].map((session) => this.stop(session)));
-  }
-
   async #lane(work: Work): Promise<void> {
     const { session } = work;
     const { signal } = work.stop;

@@ -22,7 +22,7 @@ import { within } from "../sync/deadline.ts";
 import type { EpochTrust } from "../volume/change-chain.ts";
 import type { Volume } from "../volume/volume.ts";
 import { bytesOfGranules, extentsOverlap } from "./extents.ts";
-import type { LogicalChange, PointsLog, VolumeSeal } from "./points-log.ts";
+import { encodePointMap, type LogicalChange, type PointMap, type PointsLog, type VolumeSeal } from "./points-log.ts";
 import { planStart, type StartPlan, transitionOf } from "./rules.ts";
 import type { CopySession } from "./session.ts";
 import { SessionFiles } from "./session-files.ts";
@@ -54,6 +54,8 @@ export interface PointMember {
 
 export interface PointHost {
   readonly ports: EnginePorts;
+  /** Nothing is waited for any more. */
+  readonly stopping: AbortSignal;
   readonly points: PointsLog;
   views(): LiveView[];
   volume(uid: string): Volume;
@@ -143,7 +145,8 @@ async function prepare(host: PointHost, member: PointMember): Promise<Prepared> 
     await host.prepareTracking(source);
     await host.prepareTracking(destination);
   }
-  const existing = planStart(host.views(), member).existing?.session;
+  const plan = planStart(host.views(), member);
+  const existing = plan.existing?.session;
   if (existing) {
     await withinBarrier(
       host,
@@ -152,13 +155,18 @@ async function prepare(host: PointHost, member: PointMember): Promise<Prepared> 
     const logFile = await existing.files.prepareGeneration();
     return { member, source, destination, files: existing.files, isNew: false, logFile };
   }
-  const files = await SessionFiles.create(host.ports.files, newRecord(host, member));
+  const files = await SessionFiles.create(host.ports.files, newRecord(host, member, plan));
   return { member, source, destination, files, isNew: true, logFile: files.logFile };
 }
 
-function newRecord(host: PointHost, member: PointMember): SessionRecord {
+/** `plan` has the extents as long as what is copied. */
+function newRecord(
+  host: PointHost,
+  member: PointMember,
+  { source, destination }: Pick<Plan, "source" | "destination">,
+): SessionRecord {
   const nowMs = host.ports.clock.nowMs();
-  const { source, destination, id, kind, pace } = member;
+  const { id, kind, pace } = member;
   const zero = { plannedGranules: 0, bytesPlanned: 0, bytesCopied: 0, bytesZeroed: 0, bytesCloned: 0 };
   const epochs = { sourceEpoch: 0, destinationEpoch: 0, barrierMicroseconds: 0 };
   return {
@@ -205,8 +213,7 @@ async function underBarrier(
     const sources = distinct(prepared.map((one) => one.source));
     await withinBarrier(host, Promise.all(sources.map((volume) => volume.flush())));
     const pointMs = clock.nowMs(); // one time for all: the members are of one instant
-    const fired = plans.map((plan, index) => compute(host, plan, at(prepared, index), pointMs));
-    await commit(host, fired, pointMs);
+    const fired = await fireAll(host, plans, prepared, pointMs);
     const sessions = fired.map((one) => takeOver(host, one));
     const barrierMicroseconds = Math.round((clock.monotonicMs() - startedMs) * 1000);
     for (const session of sessions) session.barrierMicroseconds = barrierMicroseconds;
@@ -231,13 +238,19 @@ async function acquireFiles(host: PointHost, session: CopySession): Promise<() =
 
 /** The step's result, or BARRIER_TIMEOUT. */
 function withinBarrier<T>(host: PointHost, step: Promise<T>): Promise<T> {
-  return within(host.ports.clock, BARRIER_TIMEOUT_MS, step, () => {
-    const seconds = BARRIER_TIMEOUT_MS / 1000;
-    return new TidemarkError("BARRIER_TIMEOUT", {
-      message: `writes under way did not end within ${seconds} s; no copy was started`,
-      hint: "look for a slow or stalled device among the volumes (`tidemark status`), then try again",
-    });
-  });
+  return within(
+    host.ports.clock,
+    BARRIER_TIMEOUT_MS,
+    step,
+    () => {
+      const seconds = BARRIER_TIMEOUT_MS / 1000;
+      return new TidemarkError("BARRIER_TIMEOUT", {
+        message: `writes under way did not end within ${seconds} s; no copy was started`,
+        hint: "look for a slow or stalled device among the volumes (`tidemark status`), then try again",
+      });
+    },
+    host.stopping,
+  );
 }
 
 /** Step 4 for one member: its pending map and its new record, without the epochs. */
@@ -265,7 +278,7 @@ function compute(host: PointHost, plan: Plan, prepared: Prepared, pointMs: numbe
   const reason = reasonOf(transition.reason, trust);
   const kind = transition.to.startsWith("opc") || plan.restores ? "opc" : "quickopc";
   const record: SessionRecord = {
-    ...(session?.record() ?? newRecord(host, member)),
+    ...(session?.record() ?? newRecord(host, member, plan)),
     ...{ state: "live", kind, tracking: kind === "quickopc", pace: member.pace, reason, failure: undefined },
     ...{ source: plan.source, destination: plan.destination, pointMs },
     ...{ generation: (session?.generation ?? 0) + 1, plannedGranules: pending.count },
@@ -281,6 +294,28 @@ export function reasonOf(reason: CopyReason | undefined, trust: EpochTrust): Cop
   if (reason === undefined) return "FIRST_COPY";
   if (trust === "exact" || (reason !== "DIFFERENCE" && reason !== "RESTORE_DIFFERENCE")) return reason;
   return trust === "lost" ? "BASE_LOST" : "MAP_WIDENED";
+}
+
+/** Steps 4 and 5. When it throws nothing has happened. */
+async function fireAll(
+  host: PointHost,
+  plans: readonly Plan[],
+  prepared: readonly Prepared[],
+  pointMs: number,
+): Promise<Fired[]> {
+  const fired: Fired[] = [];
+  try {
+    for (const [index, plan] of plans.entries()) fired.push(compute(host, plan, at(prepared, index), pointMs));
+    await commit(host, fired, pointMs);
+    return fired;
+  } catch (error) {
+    for (const { record, prepared: one, pending } of fired) {
+      one.source.chain.release(record.sourceEpoch, record.id);
+      one.destination.chain.release(record.destinationEpoch, record.id);
+      pending.dispose();
+    }
+    throw error;
+  }
 }
 
 /** Steps 4 (epochs) and 5. */
@@ -301,9 +336,21 @@ async function commit(host: PointHost, fired: readonly Fired[], pointMs: number)
     const sourceEpoch = sealed.get(one.prepared.source.uid)?.openedEpoch ?? 0;
     const destinationEpoch = sealed.get(one.prepared.destination.uid)?.openedEpoch ?? 0;
     one.record = { ...one.record, sourceEpoch, destinationEpoch };
+    // Held from here on: another session that ends while the record is written must not take the epochs with it.
+    one.prepared.source.chain.hold(sourceEpoch, one.record.id);
+    one.prepared.destination.chain.hold(destinationEpoch, one.record.id);
+  }
+  const maps: PointMap[] = [];
+  let freeBytes = host.ports.pointMapsBytesMax;
+  for (const one of fired) {
+    const map = encodePointMap(one.pending, freeBytes);
+    if (map === "in-file") {
+      const mapFile = await one.prepared.files.writePointMap(one.record.generation, one.pending);
+      one.record = { ...one.record, mapFile };
+    } else if (map !== "full") freeBytes -= map.length;
+    maps.push(map);
   }
   const sessions = fired.map((one) => one.record);
-  const maps = fired.map((one) => one.pending);
   await host.points.append({ pointMs, sessions, seals: [...sealed.values()], logicalChanges }, maps);
 }
 
@@ -311,10 +358,8 @@ async function commit(host: PointHost, fired: readonly Fired[], pointMs: number)
 function takeOver(host: PointHost, fired: Fired): CopySession {
   const { record, prepared, pending } = fired;
   const existing = fired.plan.existing?.session;
-  if (existing) {
-    existing.files.adoptGeneration();
-    existing.newGeneration(record, pending);
-  }
+  prepared.files.adoptGeneration();
+  existing?.newGeneration(record, pending);
   const session = existing ?? host.attach(record, pending, prepared.files);
   session.holdEpochs();
   return session;

@@ -6,14 +6,12 @@
  */
 import { endOnBug } from "../../base/assert.ts";
 import { TidemarkError } from "../../base/errors.ts";
-import { BARRIER_TIMEOUT_MS, SESSIONS_MAX, SESSIONS_PER_VOLUME_MAX } from "../../base/limits.ts";
-import type { BlockDevice } from "../../base/ports.ts";
+import { BARRIER_TIMEOUT_MS, SESSIONS_MAX, SESSIONS_PER_VOLUME_MAX, STOP_BACKGROUND_MS } from "../../base/limits.ts";
 import { granuleCountOf } from "../../base/units.ts";
 import type { CopyPlan, EngineEvent, SessionStatus, StartRequest, VolumeFacts } from "../engine-api.ts";
-import { foreignWriteTo, storeStamps } from "../foreign-writes.ts";
 import { PagedBitmap } from "../map/paged-bitmap.ts";
 import type { EnginePorts } from "../ports.ts";
-import { within } from "../sync/deadline.ts";
+import { endedWithin, within } from "../sync/deadline.ts";
 import { Mutex } from "../sync/mutex.ts";
 import type { Volume } from "../volume/volume.ts";
 import type { VolumeSet } from "../volume/volume-set.ts";
@@ -23,11 +21,13 @@ import { explainStart } from "./explain.ts";
 import { extentsOverlap } from "./extents.ts";
 import { firePoint, type LiveView, type PointHost, type PointMember } from "./point.ts";
 import type { PointsLog } from "./points-log.ts";
+import { noticeForeignWrite, type ReopenHost, reopenVolume } from "./reopen.ts";
 import { transitionOf } from "./rules.ts";
 import { CopySession } from "./session.ts";
 import { SessionFiles } from "./session-files.ts";
 import type { SessionRecord } from "./session-record.ts";
 import type { FoundSession } from "./session-recovery.ts";
+import { endCopying, makeDurable, retire, StopReport } from "./stop.ts";
 
 /** Between attempts at what could not be made durable. */
 const RETRY_AFTER_MS = 5000;
@@ -66,7 +66,7 @@ export class SessionSet {
     this.ended = options.ended;
     this.#emit = options.emit;
     this.#copier = new Copier(options.ports);
-    options.volumes.onReturn = (volume, device) => this.#noticeForeignWrite(volume, device);
+    options.volumes.onReturn = (volume, device) => noticeForeignWrite(this.#reopenHost(), volume, device);
   }
 
   // --- requests ------------------------------------------------------------------------------------------------------
@@ -201,21 +201,6 @@ export class SessionSet {
     await this.#volumes.loseEpochs(volume);
   }
 
-  /** A volume comes back that was away at the start: as recovery does for the others (foreign-writes.ts). */
-  async #noticeForeignWrite(volume: Volume, device: BlockDevice): Promise<void> {
-    const { expectedStamp } = volume;
-    if (expectedStamp === undefined) return;
-    const foreign = await foreignWriteTo(volume, device, expectedStamp);
-    await this.#admin.run(async () => {
-      if (foreign) {
-        this.#trouble(foreign);
-        await this.foreignWrite(volume, foreign);
-      }
-      volume.expectedStamp = undefined;
-      await storeStamps(this.#ports.files, this.#volumes.expectedStamps());
-    });
-  }
-
   /** Everything that the points log of the last run still has to remember. `resume` sees to it. */
   noteUnsettled(volumes: readonly Volume[]): void {
     this.#pointsSeen++;
@@ -232,64 +217,48 @@ export class SessionSet {
     }
   }
 
-  /** Stops copying and makes everything durable. New requests are refused. */
-  async stop(): Promise<void> {
+  /** Stops copying and makes everything durable that answers in time (stop.ts). New requests are refused. */
+  async stop(): Promise<StopReport> {
+    const { clock } = this.#ports;
+    const report = new StopReport();
     this.#stopping = true;
     this.#stopped.abort();
+    await this.#admin.run(() => endCopying(clock, this.#copier, [...this.#sessions.values()], report));
+    await endedWithin(clock, STOP_BACKGROUND_MS, this.#background);
     await this.#admin.run(async () => {
-      await this.#copier.stopAll();
+      const sessions = [...this.#sessions.values()];
+      for (const side of await makeDurable(clock, sessions, this.#volumes, report)) this.#unsettled.delete(side);
+      const failed = (error: unknown) => report.add(error);
+      if (this.#unsettled.size === 0) await this.#points.reset().catch(failed);
+      for (const session of sessions) await session.files.close().catch(failed);
+      retire(sessions, this.#volumes);
+      this.#sessions.clear();
     });
-    while (this.#background.size > 0) await Promise.allSettled([...this.#background]);
-    await this.#admin.run(async () => {
-      try {
-        for (const session of this.#sessions.values()) {
-          if (session.sourceVolume.online && session.destinationVolume.online) await session.commitAll();
-          await session.checkpoint();
-        }
-        await this.#volumes.checkpointAll();
-        await this.#points.reset();
-      } finally {
-        for (const session of this.#sessions.values()) {
-          await session.files.close();
-          session.dispose();
-        }
-        this.#sessions.clear();
-      }
-    });
+    return report;
   }
 
-  /**
-   * Opens a volume again that is away; one that is online stays as it is. No piece of a copy uses its device by then: new
-   * ones find it away. Copies that waited for it go on.
-   */
-  async reopenVolume(uid: string): Promise<VolumeFacts> {
-    const volume = await this.exclusively(async () => {
-      this.#requireRunning();
-      return this.#volumes.reserve(uid, "opened again");
-    });
-    try {
-      if (!volume.online) {
-        await this.#piecesEnd(volume);
-        await this.#volumes.reopen(uid);
-        this.resume();
-      }
-      return this.#volumes.facts(uid);
-    } finally {
-      this.#volumes.release(uid);
-    }
+  /** Opens a volume again that is away; copies that waited for it go on (reopen.ts). */
+  reopenVolume(uid: string): Promise<VolumeFacts> {
+    return reopenVolume(this.#reopenHost(), uid);
   }
 
-  async #piecesEnd(volume: Volume): Promise<void> {
-    const ending = [...new Set([...volume.entering, ...volume.leaving])].map(async (session) => {
-      await this.#copier.stop(session);
-      session.lock.release(await session.lock.acquire(0, session.granuleCount));
-    });
-    await within(this.#ports.clock, BARRIER_TIMEOUT_MS, Promise.all(ending), () => {
-      return new TidemarkError("DEVICE_TIMEOUT", {
-        message: `volume ${volume.name} cannot be opened again: ${volume.path} does not answer what it was asked before`,
-        hint: "look after the device and the kernel log (dmesg), then try again",
-      });
-    });
+  #reopenHost(): ReopenHost {
+    return {
+      ports: this.#ports,
+      stopping: this.#stopped.signal,
+      volumes: this.#volumes,
+      copier: this.#copier,
+      alone: (task) =>
+        this.#admin.run(async () => {
+          this.#requireRunning();
+          return task();
+        }),
+      foreignWrite: async (volume, error) => {
+        this.#trouble(error);
+        await this.foreignWrite(volume, error);
+      },
+      resume: () => this.resume(),
+    };
   }
 
   /** Serialises with all changes of sessions; for what must not happen while one begins or ends. */
@@ -318,6 +287,7 @@ export class SessionSet {
   #host(): PointHost {
     return {
       ports: this.#ports,
+      stopping: this.#stopped.signal,
       points: this.#points,
       views: () => this.#views(),
       volume: (uid) => this.#volumes.require(uid),
@@ -358,7 +328,7 @@ export class SessionSet {
         this.#trouble(error);
         await this.#ports.clock.sleep(RETRY_AFTER_MS, this.#stopped.signal);
       }
-    } while (!this.#stopping && this.#unsettled.size > 0);
+    } while (!this.#stopping && (this.#unsettled.size > 0 || this.#points.records > 0));
   }
 
   /** What points wrote into their records goes to the files of sessions and volumes; then the records can go. */
@@ -447,13 +417,19 @@ export class SessionSet {
       return () => session.lock.release(handle);
     });
     try {
-      return await within(this.#ports.clock, BARRIER_TIMEOUT_MS, standing, () => {
-        const { id, sourceVolume, destinationVolume } = session;
-        return new TidemarkError("BARRIER_TIMEOUT", {
-          message: `copy ${id} cannot end: ${sourceVolume.name} or ${destinationVolume.name} does not answer`,
-          hint: "look for a stalled device (`tidemark status`), then try again",
-        });
-      });
+      return await within(
+        this.#ports.clock,
+        BARRIER_TIMEOUT_MS,
+        standing,
+        () => {
+          const { id, sourceVolume, destinationVolume } = session;
+          return new TidemarkError("BARRIER_TIMEOUT", {
+            message: `copy ${id} cannot end: ${sourceVolume.name} or ${destinationVolume.name} does not answer`,
+            hint: "look for a stalled device (`tidemark status`), then try again",
+          });
+        },
+        this.#stopped.signal,
+      );
     } catch (error) {
       void standing.then(
         (release) => {

@@ -6,12 +6,14 @@
  * done with it (VOLUME_BUSY). Devices are opened and closed with a limit (device-steps.ts).
  */
 import { asTidemarkError, type ErrorRecord, TidemarkError, toErrorRecord } from "../../base/errors.ts";
-import { VOLUME_SIZE_BYTES_MAX, VOLUMES_MAX } from "../../base/limits.ts";
+import { STOP_CLOSE_MS, VOLUME_SIZE_BYTES_MAX, VOLUMES_MAX } from "../../base/limits.ts";
 import type { BlockDevice } from "../../base/ports.ts";
 import { granuleCountOf, SECTOR_SIZE_BYTES } from "../../base/units.ts";
 import type { EngineEvent, VolumeFacts, VolumeSpec, VolumeStatus } from "../engine-api.ts";
 import type { EnginePorts, OpenedDevice } from "../ports.ts";
 import type { VolumeSeal } from "../session/points-log.ts";
+import type { StopReport } from "../session/stop.ts";
+import { endedWithin } from "../sync/deadline.ts";
 import { ChangeChain } from "./change-chain.ts";
 import { DeviceSteps } from "./device-steps.ts";
 import { Volume } from "./volume.ts";
@@ -237,8 +239,10 @@ export class VolumeSet {
     const { volume, spec } = entry;
     try {
       requireSize(sizeBytes);
-      if (sizeBytes === 0) await this.#reopen(volume, { ...spec, sizeBytes: 0 });
-      else await this.#resizeDevice(entry, sizeBytes);
+      if (sizeBytes === 0) {
+        await entry.tracking?.checkpoint("running"); // as in #resizeDevice
+        await this.#reopen(volume, { ...spec, sizeBytes: 0 });
+      } else await this.#resizeDevice(entry, sizeBytes);
       volume.chain.resize(volume.granuleCount);
       entry.spec = { ...spec, sizeBytes: volume.sizeBytes };
       return factsOf(volume, volume.requireDevice());
@@ -250,6 +254,8 @@ export class VolumeSet {
   async #resizeDevice(entry: Entry, sizeBytes: number): Promise<void> {
     const { volume, spec } = entry;
     const device = volume.requireDevice();
+    // Maps of the old size, of epochs that nobody holds any more, would be taken for those of another volume.
+    await entry.tracking?.checkpoint("running");
     try {
       await this.#steps.run({ path: spec.path, action: "resize", run: () => device.resize(sizeBytes) });
     } catch (error) {
@@ -350,33 +356,53 @@ export class VolumeSet {
     await this.#entry(volume.uid).tracking?.loseEpochs();
   }
 
-  async checkpointAll(): Promise<void> {
-    for (const { tracking } of this.#entries.values()) await tracking?.checkpoint("clean");
+  /** Those that are not being removed. */
+  all(): Volume[] {
+    return [...this.#entries.values()].filter(({ task }) => task !== "removed").map(({ volume }) => volume);
+  }
+
+  /** What hosts wrote is durable, and the volume's own files say exactly what changed: nothing is hot any more. */
+  async makeDurable(volume: Volume): Promise<void> {
+    if (volume.online) await volume.flush();
+    await this.#entry(volume.uid).tracking?.checkpoint("clean");
+  }
+
+  /** No volume can be used any more. */
+  retire(): void {
+    this.#closed = true;
+    const failure = toErrorRecord(
+      new TidemarkError("STOPPING", { message: "the box is stopping", hint: "try again when it runs again" }),
+    );
+    for (const { volume } of this.#entries.values()) volume.retire(failure);
   }
 
   /**
-   * Syncs and closes all devices; gives back the stamps of those that can be relied on. The caller has seen to it that
-   * nothing is under way.
+   * Closes all devices that nothing uses any more, after `retire`; gives back the stamps of those that can be relied on.
+   * DEVICE_TIMEOUT for those that do not close in time is added to the report.
    */
-  async close(): Promise<Map<string, string>> {
+  async close(report: StopReport): Promise<Map<string, string>> {
     const stamps = new Map<string, string>();
-    for (const { volume, tracking } of this.#entries.values()) {
-      try {
-        if (volume.online) {
-          await volume.flush();
-          const used = volume.entering.length + volume.leaving.length > 0;
-          if (used) stamps.set(volume.uid, await volume.requireDevice().stamp());
-        } else if (volume.expectedStamp !== undefined) stamps.set(volume.uid, volume.expectedStamp);
-      } catch (error) {
-        volume.setFailure(toErrorRecord(error));
-      }
-      await tracking?.close();
-      await volume.device?.close();
-      volume.chain.dispose();
-    }
+    await Promise.all(
+      [...this.#entries.values()].map(async (entry) => {
+        const { volume } = entry;
+        if (report.inUse.has(volume)) return;
+        const closing = closeEntry(entry, stamps);
+        closing.catch((error: unknown) => report.add(error));
+        if ((await endedWithin(this.#ports.clock, STOP_CLOSE_MS, [closing])) === "late") report.addLate(volume);
+      }),
+    );
     this.#entries.clear();
     return stamps;
   }
+}
+
+async function closeEntry({ volume, tracking }: Entry, stamps: Map<string, string>): Promise<void> {
+  const used = volume.entering.length + volume.leaving.length > 0;
+  if (volume.expectedStamp !== undefined) stamps.set(volume.uid, volume.expectedStamp);
+  else if (used && volume.stoppedOnline && volume.device) stamps.set(volume.uid, await volume.device.stamp());
+  await tracking?.close();
+  await volume.device?.close();
+  volume.chain.dispose();
 }
 
 /** Also of a device that has failed: what it is does not change. */

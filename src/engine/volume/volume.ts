@@ -12,7 +12,7 @@
  *   1. While the gate is held, pending granules only become fewer.
  *   2. `tryRead`/`tryWrite` do all of this without waiting, or nothing.
  */
-import { asTidemarkError, type ErrorRecord, TidemarkError, toErrorRecord } from "../../base/errors.ts";
+import { asTidemarkError, type ErrorRecord, fromErrorRecord, TidemarkError, toErrorRecord } from "../../base/errors.ts";
 import { ACTIVITY_REGION_BYTES } from "../../base/limits.ts";
 import type { AllocationExtent, BlockDevice } from "../../base/ports.ts";
 import { GRANULE_SIZE_BYTES, granuleCountOf, granulesTouched, MiB } from "../../base/units.ts";
@@ -44,6 +44,8 @@ export class Volume {
   /** What a clean stop noted of a volume that has not been opened since. */
   expectedStamp: string | undefined;
   exportCount = 0;
+  /** Whether it was online when it was retired. */
+  stoppedOnline = false;
   /** Told when a region became hot: the log has grown. */
   onActivation: () => void = () => undefined;
   #device: BlockDevice | undefined;
@@ -111,9 +113,16 @@ export class Volume {
     for (const session of [...this.entering]) session.destinationLost(cause);
   }
 
+  /** The box stops: nobody uses the volume any more, and nobody is told. */
+  retire(failure: ErrorRecord): void {
+    this.stoppedOnline = this.online;
+    this.#failure = failure;
+  }
+
   /** Why nothing can be read or written; undefined while the volume is online. */
   get unavailable(): TidemarkError | undefined {
     if (this.online) return undefined;
+    if (this.#failure?.code === "STOPPING") return fromErrorRecord(this.#failure);
     return new TidemarkError("VOLUME_UNAVAILABLE", {
       message: `volume ${this.name} is not available: ${this.#failure?.detail.message ?? "it is not open"}`,
       hint: `bring ${this.path} back, then: tidemark volume reopen ${this.name}`,
