@@ -53,7 +53,7 @@ async function volumeFindings({ catalog, engine }: Context): Promise<Finding[]> 
         check: "volume-unavailable",
         subject: catalog.nameOf(row),
         message: status.failure?.detail.message ?? `${row.path} could not be opened`,
-        remedy: status.failure?.detail.hint ?? `bring ${row.path} back and restart the daemon`,
+        remedy: `bring ${row.path} back, then: tidemark volume reopen ${catalog.nameOf(row)}`,
       },
     ];
   });
@@ -66,7 +66,7 @@ function exportFindings(exports: Exports): Finding[] {
       check: "export-unavailable",
       subject: name,
       message: `the export is not offered: ${reason}`,
-      remedy: `bring the volume back and restart the daemon, or tidemark export remove ${name}`,
+      remedy: `bring its volume back (tidemark volume reopen), or: tidemark export remove ${name}`,
     }),
   );
   if (exports.serverUri !== "") return findings;

@@ -46,6 +46,12 @@ export class Exports {
     for (const row of this.#context.catalog.exports()) await this.#offerAgain(row);
   }
 
+  /** Offers what could not be offered while this volume was not there. The caller holds the volume's lock. */
+  async offerMissing(volumeUid: string): Promise<void> {
+    for (const row of this.#context.catalog.exportsOf(volumeUid))
+      if (this.#unavailable.delete(row.name)) await this.#offerAgain(row);
+  }
+
   /** Offers a volume or partition. Errors as ExportService.AddExport. */
   async add(
     request: { readonly name: string; readonly readOnly: boolean },

@@ -1,5 +1,5 @@
 /**
- * Volumes: register, create, resize, delete.
+ * Volumes: register, create, resize, reopen, delete.
  *
  * Intent first: a row `creating` or `deleting` is durable before a file is made or removed; `reconcile` (at start) undoes
  * the first and finishes the second. A file is removed only when the box made it and, while undoing, only when it holds
@@ -13,6 +13,7 @@ import type { VolumeFacts, VolumeStatus } from "../engine/engine-api.ts";
 import type { VolumeRow } from "../store/rows.ts";
 import type { Change } from "../store/store.ts";
 import { type Context, newUid } from "./context.ts";
+import type { Exports } from "./exports.ts";
 import { type Intent, NO_INTENT } from "./intents.ts";
 import type { NewEvent, Recorder } from "./journal.ts";
 import { checkLabel } from "./names.ts";
@@ -39,9 +40,11 @@ export interface PartitionView {
 
 export class Volumes {
   readonly #context: Context;
+  readonly #exports: Exports;
 
-  constructor(context: Context) {
+  constructor(context: Context, exports: Exports) {
     this.#context = context;
+    this.#exports = exports;
   }
 
   /** Registers what is at `path`. `lu` 0: the lowest free one. Errors as VolumeService.RegisterVolume. */
@@ -123,6 +126,12 @@ export class Volumes {
   ): Promise<VolumeView> {
     const { uid } = this.#context.catalog.volume(request.name);
     return this.#context.locks.run([uid], () => this.#resize(uid, request, record));
+  }
+
+  /** Opens an unavailable volume again; one that is online stays as it is. Errors as VolumeService.ReopenVolume. */
+  async reopen(name: string, record: Recorder<VolumeView>): Promise<VolumeView> {
+    const { uid } = this.#context.catalog.volume(name);
+    return this.#context.locks.run([uid], () => this.#reopen(uid, name, record));
   }
 
   /** Takes a volume out of the box. Errors as VolumeService.DeleteVolume. */
@@ -265,7 +274,8 @@ export class Volumes {
     try {
       facts = await engine.resizeVolume(uid, request.sizeBytes);
     } catch (error) {
-      if (shrinks) await this.#restore(row);
+      // A device that did not answer may still do what it was asked: then the intent says that it was meant.
+      if (shrinks && !isTimeout(error)) await this.#restore(row);
       throw error;
     }
     const resized: VolumeRow = { ...row, sizeBytes: facts.sizeBytes, resizingToBytes: 0 };
@@ -286,6 +296,28 @@ export class Volumes {
     const settled = { ...row, resizingToBytes: 0 };
     catalog.putVolume(settled);
     await journal.keep([{ table: "volumes", put: settled }], []);
+  }
+
+  async #reopen(uid: string, asked: string, record: Recorder<VolumeView>): Promise<VolumeView> {
+    const { engine, journal, catalog } = this.#context;
+    const row = this.#present(uid, asked);
+    const name = catalog.nameOf(row);
+    const { online } = await engine.volumeStatus(uid);
+    const { sizeBytes } = await engine.reopenVolume(uid);
+    // A shrinking resize that timed out has come about after all.
+    const shrunk = row.resizingToBytes !== 0 && sizeBytes <= row.resizingToBytes;
+    const present: VolumeRow = shrunk ? { ...row, sizeBytes, resizingToBytes: 0 } : row;
+    const view: VolumeView = { name, row: present, status: await engine.volumeStatus(uid) };
+    const event: NewEvent = {
+      type: "volume.reopened",
+      subject: name,
+      message: `${name} is online again`,
+      attributes: { path: row.path, sizeBytes: String(sizeBytes) },
+    };
+    await journal.commit([{ table: "volumes", put: present }, ...record(view)], online ? [] : [event]);
+    catalog.putVolume(present);
+    await this.#exports.offerMissing(uid);
+    return view;
   }
 
   async #delete(uid: string, file: "keep" | "remove", record: Recorder<undefined>, intent: Intent): Promise<void> {
@@ -321,7 +353,11 @@ export class Volumes {
     }
     if (file === "remove") {
       catalog.putVolume({ ...row, state: "deleting" });
-      await engine.removeFile(row.path).catch((error) => this.#takeBack(row, intent, error));
+      await engine.removeFile(row.path).catch((error) => {
+        // It may still be removed: the next start sees to it.
+        if (isTimeout(error)) throw error;
+        return this.#takeBack(row, intent, error);
+      });
       await journal.keep([...removal, ...record(undefined)], [event]);
     }
     catalog.dropVolume(uid);
@@ -340,9 +376,9 @@ export class Volumes {
   async #openAgain(row: VolumeRow): Promise<void> {
     const { engine, catalog, report } = this.#context;
     const name = catalog.nameOf(row);
-    await engine
-      .addVolume({ uid: row.uid, name, path: row.path, sizeBytes: row.sizeBytes })
-      .catch((failure) => report(`${name} could not be opened again`, failure));
+    const spec = { uid: row.uid, name, path: row.path, sizeBytes: row.sizeBytes };
+    const { failure } = await engine.takeBackVolume(spec);
+    if (failure) report(`${name} could not be opened again`, new TidemarkError(failure.code, failure.detail));
   }
 
   /** The volume, unless it went while the caller waited for its lock. */
@@ -375,6 +411,11 @@ export class Volumes {
     if (meant || (row.state === "creating" && row.createdByBox && untouched)) await engine.removeFile(row.path);
     else report(`${row.path} was left by an interrupted creation and holds data`, undefined);
   }
+}
+
+/** The device did not answer in time: nobody can say yet what has been done. */
+function isTimeout(error: unknown): boolean {
+  return error instanceof TidemarkError && error.code === "DEVICE_TIMEOUT";
 }
 
 function checkSize(sizeBytes: number): void {

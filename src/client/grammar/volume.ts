@@ -92,6 +92,13 @@ function addChanging(volume: Command): void {
       ),
     );
   volume
+    .command("reopen")
+    .description("bring back a volume that is unavailable; its copies and exports go on")
+    .argument("<volume>", "name or label")
+    .action((name: string, _options: object, command: Command) =>
+      perform(command, async (context) => (await import("../commands/volume-reopen.ts")).volumeReopen(context, name)),
+    );
+  volume
     .command("delete")
     .description("take a volume out of the box; its bytes stay")
     .argument("<volume>", "name or label")
