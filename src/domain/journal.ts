@@ -36,6 +36,7 @@ export type EventType =
   | "volume.reopened"
   | "volume.deleted"
   | "volume.failed"
+  | "volume.reopened"
   | "export.added"
   | "export.removed"
   | "export.unavailable"
@@ -48,7 +49,9 @@ export type EventType =
   | "copy.adopted"
   | "copy.corrected"
   | "copy.lost"
-  | "engine.trouble";
+  | "engine.trouble"
+  | "metadata.damaged"
+  | "metadata.repaired";
 
 /** What a mutation stores about its answer, so that a repeated request gets it again; see request-ids.ts. */
 export type Recorder<T> = (result: T) => readonly Change[];

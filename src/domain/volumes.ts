@@ -13,12 +13,12 @@ import type { VolumeFacts, VolumeStatus } from "../engine/engine-api.ts";
 import type { VolumeRow } from "../store/rows.ts";
 import type { Change } from "../store/store.ts";
 import { type Context, newUid } from "./context.ts";
-import type { Exports } from "./exports.ts";
 import { type Intent, NO_INTENT } from "./intents.ts";
 import type { NewEvent, Recorder } from "./journal.ts";
 import { checkLabel } from "./names.ts";
 import { type Page, type PageRequest, pageOf } from "./pages.ts";
 import { checkPath, mayRegister, resolveNew } from "./paths.ts";
+import { unavailableHint } from "./unavailable.ts";
 
 /** A volume as it is now. */
 export interface VolumeView {
@@ -40,11 +40,9 @@ export interface PartitionView {
 
 export class Volumes {
   readonly #context: Context;
-  readonly #exports: Exports;
 
-  constructor(context: Context, exports: Exports) {
+  constructor(context: Context) {
     this.#context = context;
-    this.#exports = exports;
   }
 
   /** Registers what is at `path`. `lu` 0: the lowest free one. Errors as VolumeService.RegisterVolume. */
@@ -128,10 +126,29 @@ export class Volumes {
     return this.#context.locks.run([uid], () => this.#resize(uid, request, record));
   }
 
-  /** Opens an unavailable volume again; one that is online stays as it is. Errors as VolumeService.ReopenVolume. */
-  async reopen(name: string, record: Recorder<VolumeView>): Promise<VolumeView> {
+  /** Opens an unavailable volume again. Errors as VolumeService.ReopenVolume. */
+  reopen(name: string, record: Recorder<VolumeView>): Promise<VolumeView> {
     const { uid } = this.#context.catalog.volume(name);
-    return this.#context.locks.run([uid], () => this.#reopen(uid, name, record));
+    return this.#context.locks.run([uid], async () => {
+      const { engine, journal, catalog } = this.#context;
+      const row = this.#present(uid, name);
+      const subject = catalog.nameOf(row);
+      const { online, failure } = await engine.volumeStatus(uid);
+      const { sizeBytes } = await engine.reopenVolume(uid).catch((error: unknown) => {
+        if (!(error instanceof TidemarkError)) throw error;
+        const hint = unavailableHint(subject, row, error);
+        throw new TidemarkError(error.code, { ...error.detail, hint }, { cause: error });
+      });
+      // A shrinking resize that timed out has come about after all.
+      const shrunk = row.resizingToBytes !== 0 && sizeBytes <= row.resizingToBytes;
+      const present: VolumeRow = shrunk ? { ...row, sizeBytes, resizingToBytes: 0 } : row;
+      const view: VolumeView = { name: subject, row: present, status: await engine.volumeStatus(uid) };
+      const message = `${subject} is open again; it was not available: ${failure?.detail.message ?? "it was not open"}`;
+      const events: NewEvent[] = online ? [] : [{ type: "volume.reopened", subject, message }];
+      await journal.commit([...(shrunk ? [{ table: "volumes", put: present } as const] : []), ...record(view)], events);
+      if (shrunk) catalog.putVolume(present);
+      return view;
+    });
   }
 
   /** Takes a volume out of the box. Errors as VolumeService.DeleteVolume. */
@@ -296,28 +313,6 @@ export class Volumes {
     const settled = { ...row, resizingToBytes: 0 };
     catalog.putVolume(settled);
     await journal.keep([{ table: "volumes", put: settled }], []);
-  }
-
-  async #reopen(uid: string, asked: string, record: Recorder<VolumeView>): Promise<VolumeView> {
-    const { engine, journal, catalog } = this.#context;
-    const row = this.#present(uid, asked);
-    const name = catalog.nameOf(row);
-    const { online } = await engine.volumeStatus(uid);
-    const { sizeBytes } = await engine.reopenVolume(uid);
-    // A shrinking resize that timed out has come about after all.
-    const shrunk = row.resizingToBytes !== 0 && sizeBytes <= row.resizingToBytes;
-    const present: VolumeRow = shrunk ? { ...row, sizeBytes, resizingToBytes: 0 } : row;
-    const view: VolumeView = { name, row: present, status: await engine.volumeStatus(uid) };
-    const event: NewEvent = {
-      type: "volume.reopened",
-      subject: name,
-      message: `${name} is online again`,
-      attributes: { path: row.path, sizeBytes: String(sizeBytes) },
-    };
-    await journal.commit([{ table: "volumes", put: present }, ...record(view)], online ? [] : [event]);
-    catalog.putVolume(present);
-    await this.#exports.offerMissing(uid);
-    return view;
   }
 
   async #delete(uid: string, file: "keep" | "remove", record: Recorder<undefined>, intent: Intent): Promise<void> {

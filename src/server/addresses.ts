@@ -6,8 +6,8 @@
 
 import { chmod, lstat, unlink } from "node:fs/promises";
 import { createConnection, isIPv4, isIPv6 } from "node:net";
-import { resolve } from "node:path";
 import { TidemarkError } from "../base/errors.ts";
+import { absolutePath } from "./absolute-path.ts";
 
 export type ListenAddress =
   | { readonly kind: "unix"; readonly path: string }
@@ -23,7 +23,7 @@ export function parseListenAddress(text: string, option: string): ListenAddress 
   if (text.startsWith("unix:") || text.startsWith("/")) {
     const given = text.replace(/^unix:/, "").replace(/^\/\/(?=\/)/, "");
     if (given === "") throw refuse("the path is missing", "use unix:PATH");
-    const path = resolve(given);
+    const path = absolutePath(given, option);
     if (path.includes("\0")) throw refuse("the path has a zero byte", "use another path");
     if (Buffer.byteLength(path) > SOCKET_PATH_BYTES_MAX)
       throw refuse(

@@ -38,6 +38,7 @@ export async function main(argv: readonly string[]): Promise<void> {
   const log = pino({ level: options.logLevel }, pino.destination({ dest: 2, sync: true }));
   ensureThreadPool((message) => log.warn(message));
   process.umask(0o077);
+  leaveGoneDirectory();
   const daemon = await startDaemon(options, {
     log,
     interceptors: [],
@@ -53,6 +54,15 @@ export async function main(argv: readonly string[]): Promise<void> {
   process.stdout.write(
     `tidemark: serving, address=${daemon.addresses.join(",")}, nbd=${nbd}, box=${daemon.boxNumber}\n`,
   );
+}
+
+/** Threads cannot be started where the working directory is gone; nothing here needs it (options.ts). */
+function leaveGoneDirectory(): void {
+  try {
+    process.cwd();
+  } catch {
+    process.chdir("/");
+  }
 }
 
 function stopOnSignals(daemon: Daemon, log: Logger): void {

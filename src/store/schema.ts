@@ -32,7 +32,7 @@ export async function settleSchema(engine: KeyValue, schema: Schema): Promise<vo
     await engine.batch([versionChange(schema.version)]);
     return;
   }
-  const found = wire.SchemaRow.decode(openValue(SCHEMA_KEY, value)).version;
+  const found = versionIn(openValue(SCHEMA_KEY, value));
   if (found > schema.version)
     throw new TidemarkError("SCHEMA_TOO_NEW", {
       message: `the data directory has schema version ${found}, this program knows ${schema.version}`,
@@ -43,6 +43,14 @@ export async function settleSchema(engine: KeyValue, schema: Schema): Promise<vo
     const migration = schema.migrations.get(version);
     if (migration === undefined) throw corruptValue(SCHEMA_KEY, `version ${version} is unknown`);
     await engine.batch([...(await migration(engine)), versionChange(version + 1)]);
+  }
+}
+
+function versionIn(body: Uint8Array): number {
+  try {
+    return wire.SchemaRow.decode(body).version;
+  } catch (error) {
+    throw corruptValue(SCHEMA_KEY, error instanceof Error ? error.message : String(error), error);
   }
 }
 

@@ -118,6 +118,8 @@ test("an unknown error is an internal one and keeps its cause", (t) => {
   const cause = new Error("boom");
   t.like(asFailure(cause), { code: "INTERNAL", message: "boom", cause });
   t.is(asFailure(Object.assign(new Error("no"), { code: "EACCES" })).exitCode, 6);
+  const gone = asFailure(Object.assign(new Error("uv_cwd"), { code: "ENOENT", syscall: "uv_cwd" }));
+  t.like(gone, { exitCode: 2, message: "the working directory no longer exists" });
 });
 
 const ADDRESSES: readonly (readonly [text: string, address: string])[] = [

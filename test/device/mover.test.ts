@@ -151,6 +151,18 @@ for (const kind of ["direct", "port"] as const) {
   });
 }
 
+for (const kind of ["direct", "port"] as const) {
+  test(`${kind}: data that begins inside a granule is copied without a gap between the pieces`, async (t) => {
+    const directory = temporaryDirectory(t);
+    const from = await opened(t, sparseFile(directory, "from", 4 * MiB));
+    const to = await opened(t, sparseFile(directory, "to", 4 * MiB));
+    await from.write(4 * KiB, pattern(3 * MiB, 1));
+    const result = await shared[kind].move(from, to, [same(0, 4 * MiB)], ALL);
+    t.like(result, { doneBytes: 4 * MiB, copiedBytes: 3 * MiB });
+    await equalDevices(t, from, to, 4 * MiB);
+  });
+}
+
 test("a budget of nearly nothing still moves a granule", async (t) => {
   const directory = temporaryDirectory(t);
   const from = await opened(t, fileOf(directory, "from", pattern(64 * KiB, 1)));

@@ -87,7 +87,7 @@ test.serial(
     renameSync(box.path("away.img"), box.path("work.img"));
     const doctor = await box.run(["doctor"]);
     t.regex(doctor.stdout, /tidemark volume reopen g1d1/);
-    t.like(await box.run(["volume", "reopen", "work"]), { code: 0, stdout: "g1d1 online\n" });
+    t.like(await box.run(["volume", "reopen", "work"]), { code: 0, stdout: "g1d1 is open\n" });
     const { volume } = await call(daemon.clients.volumes, "getVolume", { name: "work" });
     t.is(volume?.state, VolumeState.ONLINE);
     t.like(await box.run(["volume", "reopen", "work"]), { code: 0 }, "again: nothing to do");
@@ -96,7 +96,7 @@ test.serial(
     t.like(await daemon.copied(id), { phase: CopyPhase.TRACKING, failureMessage: "" });
     sameBytes(t, await daemon.image("copy"), await daemon.image("work"), "the copy");
     const { stdout } = await box.run(["events", "--subject", "g1d1"]);
-    t.is(stdout.match(/is online again/g)?.length, 1);
+    t.is(stdout.match(/is open again/g)?.length, 1);
     const error = await t.throwsAsync(() =>
       call(daemon.clients.volumes, "reopenVolume", { name: "g1d7", requestId: "" }),
     );

@@ -1,5 +1,5 @@
 /** The daemon as a process: start, second daemon, signals, kill -9, options. */
-import { type ChildProcess, spawn } from "node:child_process";
+import { type ChildProcess, type SpawnOptions, spawn } from "node:child_process";
 import { mkdtemp, readdir, realpath, rm, stat } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
@@ -23,6 +23,10 @@ function run(t: ExecutionContext, args: readonly string[], environment: NodeJS.P
     env: { ...inherited, ...environment },
     stdio: ["ignore", "pipe", "pipe"],
   });
+  return watch(t, child);
+}
+
+function watch(t: ExecutionContext, child: ChildProcess): Run {
   let [stdout, stderr] = ["", ""];
   const ended = new Promise<{ code: number | null; signal: NodeJS.Signals | null }>((resolve) => {
     child.on("close", (code, signal) => resolve({ code, signal }));
@@ -141,3 +145,30 @@ test.serial("wrong options, another box number and a bad directory end it with w
   t.is(other.code, 1);
   t.true(other.text.includes("belongs to box 5"), other.text);
 });
+
+/** Runs the daemon in a directory that has been removed. */
+function runNowhere(t: ExecutionContext, where: string, args: readonly string[]): Run {
+  const command = 'mkdir "$0" && cd "$0" && rmdir "$0" && exec "$@"';
+  const main = new URL("../../dist/server/main.js", import.meta.url).pathname;
+  const options: SpawnOptions = { stdio: ["ignore", "pipe", "pipe"] };
+  return watch(t, spawn("sh", ["-c", command, where, process.execPath, main, ...args], options));
+}
+
+test.serial(
+  "where the working directory is gone it serves absolute paths, and says what is wrong with others",
+  async (t) => {
+    if (process.env["TIDEMARK_TEST_BUILD"] !== "dist") return void t.pass("the loader of sources needs a directory");
+    const data = await dataDirectory(t);
+    const where = join(data, "..", "gone");
+    const serving = runNowhere(t, where, ["serve", "--data", data, "--nbd", "none"]);
+    t.regex(await serving.serving, /address=unix:/);
+    serving.child.kill("SIGTERM");
+    t.is((await serving.ended).code, 0);
+    const refused = runNowhere(t, where, ["serve", "--data", "relative"]);
+    t.is((await refused.ended).code, 2);
+    t.regex(
+      refused.stderr(),
+      /--data relative: the working directory no longer exists \(INVALID_ARGUMENT\)\n {2}hint: .*absolute path/,
+    );
+  },
+);

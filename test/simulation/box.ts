@@ -154,7 +154,12 @@ export class Box {
     const budgetBytes = this.#world.jobBytes;
     return {
       move: (from, to, runs, options) =>
-        mover.move(from, to, runs, options.budgetBytes === Number.MAX_SAFE_INTEGER ? options : { budgetBytes }),
+        mover.move(
+          from,
+          to,
+          runs,
+          options.budgetBytes === Number.MAX_SAFE_INTEGER ? options : { ...options, budgetBytes },
+        ),
       close: () => mover.close(),
     };
   }

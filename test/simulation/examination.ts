@@ -15,6 +15,7 @@ const GRANULE_BYTES = SECTORS_A_GRANULE * SECTOR_BYTES;
 export class Examination {
   readonly #stage: Stage;
   readonly #operator: Operator;
+  #online: ReadonlySet<string> = new Set();
 
   constructor(stage: Stage, operator: Operator) {
     this.#stage = stage;
@@ -22,24 +23,32 @@ export class Examination {
   }
 
   /** A process has started: what was answered must be there, what was asked may be. */
-  started({ sessions, ended }: EngineFound): void {
+  started({ volumes, sessions, ended }: EngineFound): void {
     const { oracle } = this.#stage;
+    this.#online = new Set(volumes.filter(({ online }) => online).map(({ uid }) => uid));
     const found = new Map(sessions.map((status) => [status.id, factsOf(status)]));
     this.#pointOfBefore(found);
     const usable = new Map(ended.map((one) => [one.session.id, one.destinationUsable]));
     for (const known of [...oracle.sessions.values()]) {
       const facts = found.get(known.id);
       if (!facts) this.#gone(known, usable.get(known.id));
+      else if (this.#isDamaged(facts)) oracle.damaged(facts);
       else if (facts.generation !== known.generation)
         this.#stage.report(42, `${known.id} is at point ${facts.generation}, and ${known.generation} was the last`);
       else this.#stillThere(known, facts);
     }
-    for (const id of found.keys())
-      if (!oracle.sessions.has(id)) this.#stage.report(11, `${id} is there and nobody started it`);
+    for (const [id, facts] of found)
+      if (!oracle.sessions.has(id) && this.#isDamaged(facts)) oracle.damaged(facts);
+      else if (!oracle.sessions.has(id)) this.#stage.report(11, `${id} is there and nobody started it`);
     this.#ends(usable.keys());
     this.#operator.reconciled();
     this.lookAtDisks();
     for (const status of sessions) this.maps(status);
+  }
+
+  /** Files that could not be read cost the session they are of; nobody relies on its destination then. */
+  #isDamaged(facts: SessionFacts): boolean {
+    return facts.phase === "failed" && this.#stage.judge.had("state-damage");
   }
 
   /** What has ended is told until somebody confirms that it is recorded. */
@@ -64,12 +73,16 @@ export class Examination {
       [...found.values()].find((facts) => {
         const same = sameStart(facts.source, source) && sameStart(facts.destination, destination);
         const known = sessions.get(facts.id);
-        return same && (known ? facts.generation === known.generation + 1 : asked.newIds.includes(facts.id));
+        return (
+          same &&
+          !this.#isDamaged(facts) &&
+          (known ? facts.generation === known.generation + 1 : asked.newIds.includes(facts.id))
+        );
       }),
     );
     const happened = fired.filter((facts) => facts !== undefined);
     if (happened.length === fired.length) this.#stage.oracle.pointFired(asked.point, happened);
-    else if (happened.length > 0 && this.#operator.ending.size === 0)
+    else if (happened.length > 0 && this.#operator.ending.size === 0 && !this.#stage.judge.had("state-damage"))
       this.#stage.report(42, `of a point only ${happened.map(({ id }) => id).join(", ")} happened`);
   }
 
@@ -109,6 +122,12 @@ export class Examination {
     });
   }
 
+  async #lookWhatIsOnline(): Promise<void> {
+    const { world, box } = this.#stage;
+    const statuses = await Promise.all(world.volumes.map((_, volume) => box.engine.volumeStatus(uidOf(volume))));
+    this.#online = new Set(statuses.filter(({ online }) => online).map(({ uid }) => uid));
+  }
+
   /** The maps of one session, at this moment. */
   maps(status: SessionStatus): void {
     const { oracle, box } = this.#stage;
@@ -116,8 +135,7 @@ export class Examination {
     if (!status.tracking || status.phase === "failed" || known?.generation !== status.generation) return;
     const changed = (side: "source" | "destination") => {
       const extent = status[side];
-      const volume = box.disks.findIndex(({ name }) => name === extent.volumeUid);
-      if (!box.disks[volume]?.present) return undefined;
+      if (!this.#online.has(extent.volumeUid)) return undefined;
       const granules = new Set<number>();
       const epoch = side === "source" ? status.sourceEpoch : status.destinationEpoch;
       const target = box.engine.target({ ...extent, lengthBytes: status.source.lengthBytes }, "read-only");
@@ -126,10 +144,12 @@ export class Examination {
           granules.add(Math.floor(at / GRANULE_BYTES));
       return granules;
     };
-    oracle.checkMaps(status.id, { source: changed("source"), destination: changed("destination") });
+    if (!this.#stage.judge.had("state-damage"))
+      oracle.checkMaps(status.id, { source: changed("source"), destination: changed("destination") });
   }
 
   async allMaps(): Promise<void> {
+    await this.#lookWhatIsOnline();
     for (const status of await this.#stage.box.engine.sessions()) this.maps(status);
   }
 

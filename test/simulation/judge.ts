@@ -5,7 +5,8 @@
  */
 import { TidemarkError } from "../../src/base/errors.ts";
 
-export type FaultKind = "device" | "stall" | "state-full" | "state-failure";
+/** `state-damage`: a state file could not be read, which counts as damage of it. */
+export type FaultKind = "device" | "stall" | "state-full" | "state-failure" | "state-damage";
 
 /** What the rules of copying refuse; nothing has happened then. */
 const REFUSALS: ReadonlySet<string> = new Set([
@@ -25,7 +26,8 @@ const EXPLAINED: Readonly<Record<FaultKind, ReadonlySet<string>>> = {
   device: new Set(["MEDIUM_ERROR", "NO_SPACE", "DEVICE_GONE", "VOLUME_UNAVAILABLE"]),
   stall: new Set(["BARRIER_TIMEOUT", "DEVICE_TIMEOUT"]),
   "state-full": new Set(["METADATA_WRITE_FAILED"]),
-  "state-failure": new Set(["METADATA_WRITE_FAILED", "MEDIUM_ERROR", "PATH_NOT_FOUND", "VOLUME_UNAVAILABLE"]),
+  "state-failure": new Set(["METADATA_WRITE_FAILED", "VOLUME_UNAVAILABLE"]),
+  "state-damage": new Set(["MEDIUM_ERROR"]),
 };
 
 export class Judge {

@@ -6,6 +6,8 @@
 import { fileURLToPath } from "node:url";
 import { INVARIANTS } from "./invariants.ts";
 import type { Report } from "./messages.ts";
+import { plantMutant } from "./mutant-tree.ts";
+import { MUTANTS, type Mutant } from "./mutants.ts";
 import { parseOptions, type SimulationOptions, SimulationUsage, USAGE } from "./options.ts";
 import { runPool } from "./pool.ts";
 
@@ -24,7 +26,66 @@ async function main(): Promise<number> {
     process.stderr.write(`simulate: ${error.message}\n\n${USAGE}`);
     return 2;
   }
-  return runHistories(options);
+  if (options.mutant === undefined) return runHistories(options);
+  const mutants = options.mutant === "all" ? MUTANTS : MUTANTS.filter(({ name }) => name === options.mutant);
+  if (mutants.length > 0) return runMutants(options, mutants);
+  process.stderr.write(
+    `simulate: there is no mutant ${options.mutant}; there are: ${MUTANTS.map(({ name }) => name).join(", ")}\n`,
+  );
+  return 2;
+}
+
+interface Killed {
+  readonly mutant: string;
+  readonly rule: string;
+  /** Seeds run until a violation was found; all of them if none was. */
+  readonly seeds: number;
+  readonly seconds: number;
+  readonly invariant: number | undefined;
+  readonly seed: number | undefined;
+  readonly message: string | undefined;
+}
+
+async function runMutants(options: SimulationOptions, mutants: readonly Mutant[]): Promise<number> {
+  const results: Killed[] = [];
+  for (const mutant of mutants) {
+    const result = await runMutant(options, mutant);
+    results.push(result);
+    if (!options.json) process.stdout.write(`${showMutant(result)}\n`);
+  }
+  const alive = results.filter(({ seed }) => seed === undefined);
+  if (options.json)
+    process.stdout.write(
+      `${JSON.stringify({ killed: results.length - alive.length, alive: alive.length, mutants: results })}\n`,
+    );
+  else process.stdout.write(`${results.length - alive.length} of ${results.length} mutants killed\n`);
+  return alive.length > 0 ? 1 : 0;
+}
+
+async function runMutant(options: SimulationOptions, mutant: Mutant): Promise<Killed> {
+  const tree = await plantMutant(mutant);
+  const startedMs = performance.now();
+  try {
+    const enough = (report: Report) => report.failures.length > 0;
+    const report = await runPool({ ...options, tree: tree.directory, enough, minimise: "no" });
+    const first = report.failures.toSorted((a, b) => a.seed - b.seed)[0];
+    return {
+      mutant: mutant.name,
+      rule: mutant.rule,
+      seeds: first ? first.seed - options.from + 1 : report.seeds,
+      seconds: Number(((performance.now() - startedMs) / 1000).toFixed(1)),
+      invariant: first?.invariant,
+      seed: first?.seed,
+      message: first?.message,
+    };
+  } finally {
+    await tree.remove();
+  }
+}
+
+function showMutant({ mutant, rule, seeds, seconds, invariant, seed, message }: Killed): string {
+  if (seed === undefined) return `LIVES   ${mutant} after ${seeds} seeds, ${seconds} s (${rule})`;
+  return `killed  ${mutant} after ${seeds} seeds, ${seconds} s, by ${invariant}: ${message} (${rule})`;
 }
 
 async function runHistories(options: SimulationOptions): Promise<number> {

@@ -68,6 +68,7 @@ export class Operator {
     newIds: readonly string[],
     call: () => Promise<SessionStatus[]>,
   ): void {
+    if (this.asked) return; // the process has ended while the last one was waited for
     const { oracle, counts } = this.#stage;
     const pairs = members.map(({ source, destination }) => ({ source, destination }));
     const asked: Asked = { point: oracle.askPoint(pairs), newIds };
@@ -94,12 +95,13 @@ export class Operator {
     if (!known?.tracking || known.phase === "failed" || !facts.tracking) return;
     if (this.ending.has(facts.id) || this.untracking.has(facts.id)) return;
     const allowed = known.unclean ? ["DIFFERENCE", "MAP_WIDENED"] : ["DIFFERENCE"];
+    if (this.#stage.judge.had("state-damage")) allowed.push("BASE_LOST", "MAP_WIDENED");
     if (!allowed.includes(facts.reason))
       this.#stage.report(18, `${facts.id} tracked, and its restart is ${facts.reason}`);
     const least = granulesOf(known, (side) => this.#stage.oracle.differing(known, side)).size;
     if (facts.plannedGranules < least)
       this.#stage.report(18, `${facts.id} copies ${facts.plannedGranules} granules, of which ${least} differ`);
-    if (known.unclean || !known.complete) return;
+    if (known.unclean || !known.complete || this.#stage.judge.had("state-damage")) return;
     const most = granulesOf(known, (side) => [...known.touched[side]]).size;
     if (facts.plannedGranules > most)
       this.#stage.report(18, `${facts.id} copies ${facts.plannedGranules} granules, of which ${most} were touched`);
@@ -186,7 +188,7 @@ export class Operator {
     const known = oracle.sessions.get(facts.id);
     if (facts.phase === "failed" && known?.phase !== "failed") {
       counts.failures++;
-      if (!judge.had("device", "state-failure"))
+      if (!judge.had("device", "state-full", "state-failure"))
         this.#stage.report(12, `${facts.id} failed without a reason: ${status.failure?.message}`);
     }
     if (known?.generation !== facts.generation) return;

@@ -233,6 +233,14 @@ export class Oracle {
     this.sessions.set(facts.id, { ...session, ...facts, complete });
   }
 
+  /** The session is found failed because its files are damaged, and is at a point of no meaning. */
+  damaged(facts: SessionFacts): void {
+    const known = this.sessions.get(facts.id);
+    const atPoint = known?.atPoint ?? new Int32Array(facts.source.count).fill(UNCERTAIN);
+    const touched = known?.touched ?? { source: new Set<number>(), destination: new Set<number>() };
+    this.sessions.set(facts.id, { ...facts, atPoint, touched, complete: false, unclean: true });
+  }
+
   /** The session is over; if its destination is not usable, nobody promises anything where `unsure` says so. */
   ended(id: string, usable: boolean, unsure: (sector: number, expected: number | undefined) => boolean): void {
     const session = this.sessions.get(id);

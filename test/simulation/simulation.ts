@@ -58,14 +58,18 @@ class Simulation {
     this.#examination = new Examination(this.#stage, this.#operator);
     const { box, judge, oracle } = this.#stage;
     box.onEvent = (event) => this.#operator.hear(event);
-    box.onStateFailure = () => judge.fault("state-failure");
+    box.onStateFailure = (operation) => {
+      judge.fault("state-failure");
+      if (operation === "read") judge.fault("state-damage");
+    };
     for (const [volume, disk] of box.disks.entries()) disk.onFailure = () => oracle.deviceLost(volume);
   }
 
   async run(steps: readonly Step[]): Promise<Outcome> {
     const { box, counts } = this.#stage;
-    const onRejection = (error: unknown) => this.#stage.report(12, `nobody waited for: ${String(error)}`);
-    process.on("unhandledRejection", onRejection);
+    // A broken assertion in background work ends the process on purpose.
+    const onRejection = (error: unknown) => this.#stage.report(12, `nobody caught: ${String(error)}`);
+    process.on("unhandledRejection", onRejection).on("uncaughtException", onRejection);
     try {
       await this.#start([]);
       for (const step of steps) {
@@ -74,7 +78,7 @@ class Simulation {
       }
       if (!this.#stage.violation) await this.#lastPhase();
     } finally {
-      process.off("unhandledRejection", onRejection);
+      process.off("unhandledRejection", onRejection).off("uncaughtException", onRejection);
       box.kill();
     }
     let digest = box.scheduler.digest;

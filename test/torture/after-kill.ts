@@ -43,76 +43,35 @@ async function settlePoint(
   const { book, hosts, tally } = parts;
   const { point } = open;
   point.close();
-  const happened = open.recorded ? "recorded" : whetherFired(book, open, listing);
-  if (happened === "no") {
-    tally.pointsKilledNot++;
-    point.forget();
-    return [];
+  if (!open.recorded) {
+    const copies = copiesOfPoint(book, point, listing);
+    if (copies === undefined) {
+      tally.pointsKilledNot++;
+      point.forget();
+      return [];
+    }
+    recordPoint(book, point, copies, "the point under way");
+    tally.pointsKilledHappened++;
   }
-  tally.pointsKilledHappened++;
-  if (happened === "unknown") return adoptDestinations(parts, point);
-  if (happened !== "recorded")
-    recordPoint(
-      book,
-      point,
-      point.pairs.map((pair) => pairOf(happened, pair)),
-      "the point under way",
-    );
   return point.settle((volume, block) => hosts.readBlocks(volume, block, 1));
 }
 
-function pairOf(copies: readonly CopyFacts[], pair: PointPair): CopyFacts {
-  const found = copies.find(
-    ({ source, destination }) => source === pair.source.label && destination === pair.destination.label,
-  );
-  require(found !== undefined, () => `no copy ${pair.source.label} to ${pair.destination.label}`);
-  return found;
-}
-
-/**
- * All pairs of a point have happened or none. `unknown`: plain copies that may have come to their end within the kill and
- * are not remembered.
- */
-function whetherFired(
+/** The copies of a point that has happened; undefined when it has not. All pairs of a point have happened or none. */
+export function copiesOfPoint(
   book: CopyBook,
-  open: OpenCommand & { type: "point" },
+  point: Point,
   { live, ended }: Listing,
-): "no" | "unknown" | readonly CopyFacts[] {
-  const found: CopyFacts[] = [];
-  let missing = 0;
-  let forgotten = 0;
-  for (const [index, pair] of open.point.pairs.entries()) {
-    const copy = [...live, ...ended].find((facts) => isOfPoint(book, facts, pair));
-    if (copy !== undefined) found.push(copy);
-    else if (open.kinds[index] === "opc" && mayBeForgotten(book, pair, live)) forgotten++;
-    else missing++;
-  }
-  require(found.length === 0 || missing === 0, () =>
-    `a point has happened for ${found.map(({ id }) => id).join(", ")} and not for ${missing} other pairs`);
-  if (missing > 0 || (found.length === 0 && forgotten === 0)) return "no";
-  return forgotten > 0 ? "unknown" : found;
+): readonly CopyFacts[] | undefined {
+  const found = point.pairs.flatMap((pair) => [...live, ...ended].find((facts) => isOfPoint(book, facts, pair)) ?? []);
+  require(found.length === 0 || found.length === point.pairs.length, () =>
+    `a point has happened for ${found.map(({ id }) => id).join(", ")} and not for all of its ${point.pairs.length} pairs`);
+  return found.length === 0 ? undefined : found;
 }
 
 function isOfPoint(book: CopyBook, facts: CopyFacts, { source, destination }: PointPair): boolean {
   if (facts.source !== source.label || facts.destination !== destination.label) return false;
   const before = book.find(facts.id);
   return before === undefined ? book.isNewNumber(facts.id) : facts.generation > before.generation;
-}
-
-/** The pair is not listed as it was before the command either. */
-function mayBeForgotten(book: CopyBook, { source, destination }: PointPair, live: readonly CopyFacts[]): boolean {
-  const before = [...book.copies.values()].find((copy) => copy.source === source && copy.destination === destination);
-  return before === undefined || !live.some(({ id }) => id === before.id);
-}
-
-/** Nobody can tell whether the point happened: what the destinations hold counts. */
-async function adoptDestinations({ box, book }: AfterKillParts, point: Point): Promise<readonly Write[]> {
-  for (const { source, destination } of point.pairs) {
-    book.firedUnseen(source, destination);
-    adopt(destination, await readImage(box, destination));
-  }
-  point.forget();
-  return [];
 }
 
 async function settleEnd(

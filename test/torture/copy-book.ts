@@ -132,14 +132,6 @@ export class CopyBook {
     return Number(id.slice(1)) > this.#lastNumber;
   }
 
-  /** A plain copy that may have happened, and is over if it has. */
-  firedUnseen(source: Volume, destination: Volume): void {
-    const { most } = this.expect(source, destination, "opc");
-    for (const copy of this.of(destination)) if (copy.tracking) copy.changed.addAll(most);
-    const before = [...this.copies.values()].find((copy) => copy.source === source && copy.destination === destination);
-    if (before !== undefined) this.copies.delete(before.id);
-  }
-
   /** The daemon was killed: what is hot counts as changed. */
   killed(): void {
     for (const copy of this.copies.values()) {

@@ -30,6 +30,8 @@ export class Point {
   readonly pairs: readonly PointPair[];
   /** Writes on the volumes of the point that were neither acknowledged before it nor sent after it. */
   readonly window: Write[];
+  /** Once settled: what each destination had, by block of the window. */
+  found: readonly ReadonlyMap<number, number>[] = [];
   readonly #stopListening: () => void;
 
   /** Called right before the command is sent. */
@@ -72,6 +74,7 @@ export class Point {
     const contents: { readonly pair: PointPair; readonly blocks: Map<number, number> }[] = [];
     for (const pair of this.pairs) contents.push({ pair, blocks: await this.#look(pair, read, evidence) });
     requireCut(evidence);
+    this.found = contents.map(({ blocks }) => blocks);
     for (const { pair, blocks } of contents) {
       const { current, underWay } = pair.destination;
       current.set(pair.base);

@@ -10,6 +10,7 @@ import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { runKills } from "./kill-run.ts";
 import { parseOptions, type TortureOptions, TortureUsage, USAGE } from "./options.ts";
+import { PowerTally, runPowerLosses } from "./power/power-run.ts";
 import type { Tally } from "./violations.ts";
 
 const PROGRAM = fileURLToPath(new URL("../../dist/client/main.js", import.meta.url));
@@ -40,12 +41,14 @@ async function main(): Promise<number> {
     tally = now;
     if (performance.now() - told < PROGRESS_MS) return;
     told = performance.now();
-    process.stderr.write(`torture: ${now.kills} kills, ${now.points} points, ${seconds()} s\n`);
+    const done = now instanceof PowerTally ? `${now.losses} power losses` : `${now.kills} kills`;
+    process.stderr.write(`torture: ${done}, ${now.points} points, ${seconds()} s\n`);
   };
   let violation: string | undefined;
   try {
-    const { kills, seed } = options;
-    tally = await runKills({ kills, seed, directory, program: [PROGRAM], progress });
+    const { kills, power, seed } = options;
+    if (kills > 0) tally = await runKills({ kills, seed, directory, program: [PROGRAM], progress });
+    else tally = await runPowerLosses({ points: power, seed, directory, progress });
     await rm(directory, { recursive: true, force: true });
   } catch (error) {
     violation = error instanceof Error ? `${error.name}: ${error.message}` : String(error);

@@ -19,7 +19,7 @@ const COPIES_WANTED_MAX = 7;
 const PAUSE_MS_MAX = 25;
 
 export type OpenCommand =
-  | { readonly type: "point"; readonly point: Point; readonly kinds: readonly Kind[]; recorded: boolean }
+  | { readonly type: "point"; readonly point: Point; recorded: boolean }
   | { readonly type: "cancel" | "stop-tracking"; readonly copy: KnownCopy };
 
 export interface OperatorParts {
@@ -124,37 +124,22 @@ export class Operator {
     const names = pairs.map(({ source, destination }) => ({ source: source.label, destination: destination.label }));
     const pace = chance.happens(0.5) ? 15 : 1 + chance.below(15);
     const what = `start ${kind} ${names.map(({ source, destination }) => `${source} to ${destination}`).join(", ")}`;
-    return this.#point(
-      what,
-      pairs,
-      pairs.map(() => kind),
-      () => start(box.clients, names, kind, pace),
-    );
+    return this.#point(what, pairs, () => start(box.clients, names, kind, pace));
   }
 
   async #restart(copies: readonly KnownCopy[]): Promise<"lost" | "done"> {
     const { box } = this.#parts;
     const ids = copies.map(({ id }) => id);
-    return this.#point(
-      `restart ${ids.join(", ")}`,
-      copies,
-      copies.map(({ kind }) => kind),
-      () => restart(box.clients, ids),
-    );
+    return this.#point(`restart ${ids.join(", ")}`, copies, () => restart(box.clients, ids));
   }
 
-  async #point(
-    what: string,
-    pairs: readonly Pair[],
-    kinds: readonly Kind[],
-    command: () => Promise<CopyFacts[]>,
-  ): Promise<"lost" | "done"> {
+  async #point(what: string, pairs: readonly Pair[], command: () => Promise<CopyFacts[]>): Promise<"lost" | "done"> {
     const { contents, book, hosts } = this.#parts;
     // Which copies have finished decides what a difference may hold.
     if ((await this.#look()) === "lost") return "lost";
     this.#parts.onCommand();
     const point = new Point(contents, pairs);
-    const open: OpenCommand = { type: "point", point, kinds, recorded: false };
+    const open: OpenCommand = { type: "point", point, recorded: false };
     this.open = open;
     const answer = await ask(what, command());
     if (answer.type === "lost") return "lost";

@@ -7,5 +7,5 @@ export async function volumeReopen(context: CommandContext, name: string): Promi
   const client = connection.client(VolumeServiceClient);
   const response = await connection.unary(client, client.reopenVolume, { name, requestId: context.requestId });
   if (context.output.json) context.output.message(ReopenVolumeResponse, response);
-  else context.output.line(`${response.volume?.name} online`);
+  else context.output.line(`${response.volume?.name} is open`);
 }

@@ -20,7 +20,7 @@ export async function checkPoints(checks: Checks, names: readonly string[]): Pro
     const findings = new FindingList();
     const context = { path, subject: "", cost: "", remedy: NO_COST_REMEDY };
     const whole = await checkLog({ ...checks, findings }, context, { kind: "box", id: "points" }, (payload) => {
-      const { maps, ...record } = decodePoint(payload, checks.core);
+      const { maps, ...record } = decodePoint(path, payload, checks.core);
       for (const map of maps.values()) map.dispose();
       found.push(record);
     });

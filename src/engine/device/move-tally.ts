@@ -35,10 +35,14 @@ export class MoveTally {
     return at % GRANULE_SIZE_BYTES === 0 && (this.#budgetBytes <= 0 || this.#isStopped());
   }
 
-  /** Largest piece from byte `at` of the run that ends at `end` or where the budget ends. */
+  /**
+   * Largest piece from byte `at` of the run, at most `pieceMax` (whole granules), that ends at `end` or where the budget
+   * ends. `at` may lie inside a granule: data begins where its file system says.
+   */
   pieceEnd(at: number, end: number, pieceMax: number): number {
     const wanted = at + Math.min(pieceMax, Math.max(this.#budgetBytes, 1));
-    return Math.min(end, Math.ceil(wanted / GRANULE_SIZE_BYTES) * GRANULE_SIZE_BYTES);
+    const granuleEnd = Math.ceil(wanted / GRANULE_SIZE_BYTES) * GRANULE_SIZE_BYTES;
+    return Math.min(end, granuleEnd - at > pieceMax ? granuleEnd - GRANULE_SIZE_BYTES : granuleEnd);
   }
 
   copied(lengthBytes: number): void {

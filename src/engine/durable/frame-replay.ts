@@ -7,6 +7,8 @@
  * Memory: one window of the file, as large as the largest frame at most.
  */
 
+import { AssertionError } from "../../base/assert.ts";
+import { asTidemarkError } from "../../base/errors.ts";
 import { FileWindow, WINDOW_BYTES } from "./file-window.ts";
 import {
   decodeFrameHeader,
@@ -42,9 +44,10 @@ export async function readLog(
   ownerId: string,
   onFrame: (payload: Uint8Array, sequence: number) => void,
 ): Promise<{ readonly number: number; readonly checksum: number; readonly end: ReplayEnd }> {
-  const { number, checksum } = decodeLogHeader(file.path, await file.read(0, LOG_HEADER_BYTES), kind, ownerId);
+  const window = await FileWindow.over(file);
+  const { number, checksum } = decodeLogHeader(file.path, await window.at(0, LOG_HEADER_BYTES), kind, ownerId);
   checkLogName(file.path, number);
-  return { number, checksum, end: await replayFrames(file, checksum, onFrame) };
+  return { number, checksum, end: await replayFrames(file, window, checksum, onFrame) };
 }
 
 /** A name of the form `<name>-<number>.log` must agree with the header. METADATA_CORRUPT. */
@@ -54,14 +57,14 @@ export function checkLogName(path: string, number: number): void {
   throw corruptFile(path, `holds log number ${number}`, { number: String(number) });
 }
 
-/** Gives each good frame to `onFrame`, in order. METADATA_CORRUPT names the offset. */
-export async function replayFrames(
+/** Gives each good frame to `onFrame`, in order. METADATA_CORRUPT names file and offset, also when `onFrame` cannot use it. */
+async function replayFrames(
   file: StateFile,
+  window: FileWindow,
   logChecksum: number,
   onFrame: (payload: Uint8Array, sequence: number) => void,
 ): Promise<ReplayEnd> {
-  const fileBytes = await file.size();
-  const window = new FileWindow(file);
+  const { fileBytes } = window;
   let offset = LOG_HEADER_BYTES;
   let sequence = 0;
   let lastDataSequence = 0;
@@ -73,7 +76,7 @@ export async function replayFrames(
     sequence++;
     if (frame.header.type === "data") {
       lastDataSequence = sequence;
-      onFrame(frame.payload.slice(), sequence);
+      give(onFrame, frame.payload.slice(), { path: file.path, sequence, offset });
     }
     offset += FRAME_HEADER_BYTES + frame.payload.length;
     checksum = frame.header.checksum;
@@ -81,6 +84,26 @@ export async function replayFrames(
   if (offset < fileBytes)
     await refuseLostFrame(file, window, { offset, fileBytes, sequence: sequence + 1, logChecksum });
   return { endBytes: offset, sequence, lastDataSequence, checksum, fileBytes };
+}
+
+/** A frame is whole and its payload still makes no sense to whoever reads it: damage of this file, at this place. */
+function give(
+  onFrame: (payload: Uint8Array, sequence: number) => void,
+  payload: Uint8Array,
+  place: { readonly path: string; readonly sequence: number; readonly offset: number },
+): void {
+  try {
+    onFrame(payload, place.sequence);
+  } catch (cause) {
+    const { code, message, detail } = asTidemarkError(cause);
+    const known = detail.metadata?.["path"] === place.path || !["METADATA_CORRUPT", "INTERNAL"].includes(code);
+    if (known || cause instanceof AssertionError) throw cause;
+    const reason = cause instanceof Error ? cause.message : message;
+    throw corruptFile(place.path, `frame ${place.sequence} at offset ${place.offset} cannot be used: ${reason}`, {
+      offset: String(place.offset),
+      sequence: String(place.sequence),
+    });
+  }
 }
 
 /** The frame at `offset` when it is whole; its place in the order is not looked at. */

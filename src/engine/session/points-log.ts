@@ -12,9 +12,12 @@
  */
 import { asTidemarkError, TidemarkError } from "../../base/errors.ts";
 import { granuleCountOf } from "../../base/units.ts";
+import { REGION_BITS_BYTES } from "../durable/activity-frames.ts";
+import { parseJson } from "../durable/fields.ts";
 import { FrameLog } from "../durable/frame-log.ts";
 import { decodeMap, encodeMap } from "../durable/map-file.ts";
-import { isDamage, type StateFiles } from "../durable/state-files.ts";
+import { TEMPORARY_SUFFIX } from "../durable/replace-file.ts";
+import { corruptFile, isDamage, type StateFiles } from "../durable/state-files.ts";
 import type { Core } from "../map/core.ts";
 import { PagedBitmap } from "../map/paged-bitmap.ts";
 import { SESSIONS_DIRECTORY } from "./session-files.ts";
@@ -45,17 +48,30 @@ export interface PointRecord {
   readonly logicalChanges: readonly LogicalChange[];
 }
 
-/** A point as read back, with the map of each session (owned by the reader). */
+/** A point as read back, with the maps that it has itself (owned by the reader). */
 export interface RecoveredPoint extends PointRecord {
   readonly maps: ReadonlyMap<string, PagedBitmap>;
 }
 
 interface JsonPart extends PointRecord {
-  /** Bytes of each map; FULL_MAP for one that says "everything", whose size would only cost time in the barrier. */
+  /** Bytes of each map, FULL_MAP or MAP_IN_FILE. */
   readonly mapLengths: readonly number[];
 }
 
 const FULL_MAP = -1;
+const MAP_IN_FILE = -2;
+
+/**
+ * A map as a point has it. `full`: it says "everything", whose size would only cost time in the barrier. `in-file`: it is in the file
+ * that the session's record names.
+ */
+export type PointMap = Uint8Array | "full" | "in-file";
+
+/** `in-file` when the map takes more than `bytesMax`; the caller then writes the file. */
+export function encodePointMap(map: PagedBitmap, bytesMax: number): PointMap {
+  if (map.count === map.bitCount) return "full";
+  return encodeMap(map, bytesMax) ?? "in-file";
+}
 
 /** What `open` found. `damage`: records may be missing from `points`. */
 export interface FoundPoints {
@@ -90,6 +106,7 @@ export class PointsLog {
   /** Opens the logs and reads their points, oldest first. SCHEMA_TOO_NEW, and what the disk may throw. */
   static async open(files: StateFiles, core: Core): Promise<FoundPoints> {
     const names = await files.list("");
+    for (const name of names) if (name.endsWith(TEMPORARY_SUFFIX)) await files.remove(name);
     const numbers = pointsLogNumbers(names);
     const used = Math.max(0, ...names.map((name) => Number(/^points-(\d+)\.log/.exec(name)?.[1] ?? 0)));
     const points: RecoveredPoint[] = [];
@@ -133,20 +150,31 @@ export class PointsLog {
   }
 
   /** Durable when it resolves: the point has happened. */
-  async append(record: PointRecord, maps: readonly PagedBitmap[]): Promise<void> {
-    const encoded = maps.map((map) => (map.count === map.bitCount ? undefined : encodeMap(map)));
-    const part: JsonPart = { ...record, mapLengths: encoded.map((bytes) => bytes?.length ?? FULL_MAP) };
+  async append(record: PointRecord, maps: readonly PointMap[]): Promise<void> {
+    const encoded = maps.filter((map) => typeof map !== "string");
+    const lengthOf = (map: PointMap) => (map === "full" ? FULL_MAP : map === "in-file" ? MAP_IN_FILE : map.length);
+    const part: JsonPart = { ...record, mapLengths: maps.map(lengthOf) };
     const json = new TextEncoder().encode(JSON.stringify(part));
     const head = new Uint8Array(4);
     new DataView(head.buffer).setUint32(0, json.length, true);
-    await this.#log.append(Buffer.concat([head, json, ...encoded.filter((bytes) => bytes !== undefined)]));
+    await this.#log.append(Buffer.concat([head, json, ...encoded]));
     await this.#log.sync();
     this.#records++;
   }
 
+  /** The logs that a start would read, with the bytes of the one in use that are acknowledged. */
+  get logs(): readonly { readonly path: string; readonly storedBytes: number | undefined }[] {
+    const older = this.#older.map((number) => ({ path: pointsLogName(number), storedBytes: undefined }));
+    return [...older, { path: pointsLogName(this.#number), storedBytes: this.#log.sizeBytes }];
+  }
+
   /** Forgets all points: everything they say is durable elsewhere. After a failure the log goes on as it is. */
   async reset(): Promise<void> {
-    if (this.#records === 0 && this.#older.length === 0) return;
+    if (this.#records > 0 || this.#older.length > 0) await this.renew();
+  }
+
+  /** As `reset`, but begins a new log in any case: the present one is damaged on the disk. */
+  async renew(): Promise<void> {
     const next = await create(this.#files, this.#number + 1);
     const old = this.#log;
     this.#older.push(this.#number);
@@ -197,40 +225,98 @@ async function readLog(
   number: number,
   core: Core,
 ): Promise<{ log: FrameLog; points: RecoveredPoint[] }> {
+  const path = pointsLogName(number);
   const payloads: Uint8Array[] = [];
-  const log = await FrameLog.open(files, pointsLogName(number), "box", "points", (payload) => {
+  const points: RecoveredPoint[] = [];
+  const log = await FrameLog.open(files, path, "box", "points", (payload) => {
     payloads.push(payload.slice());
   });
   try {
-    return { log, points: payloads.map((payload) => decodePoint(payload, core)) };
+    for (const payload of payloads) points.push(decodePoint(path, payload, core));
+    return { log, points };
   } catch (error) {
+    for (const { maps } of points) for (const map of maps.values()) map.dispose();
     await log.close();
     throw error;
   }
 }
 
-/** One record; the caller disposes its maps. METADATA_CORRUPT. */
-export function decodePoint(payload: Uint8Array, core: Core): RecoveredPoint {
-  const bytes = Buffer.from(payload.buffer, payload.byteOffset, payload.byteLength);
-  const jsonEnd = 4 + bytes.readUInt32LE(0);
-  if (jsonEnd > bytes.length)
-    throw new TidemarkError("METADATA_CORRUPT", {
-      message: "points log: a record is shorter than it says",
-      hint: "keep the state directory as it is and report this",
-    });
-  const part = JSON.parse(bytes.toString("utf8", 4, jsonEnd)) as JsonPart;
+/** One record of the log at `path`; the caller disposes its maps. METADATA_CORRUPT. */
+export function decodePoint(path: string, payload: Uint8Array, core: Core): RecoveredPoint {
+  const { part, mapsOffset } = decodeJsonPart(path, payload);
   const maps = new Map<string, PagedBitmap>();
-  let offset = jsonEnd;
-  const sessions = part.sessions.map(decodeSessionRecord);
-  sessions.forEach((session, index) => {
-    const length = part.mapLengths[index] ?? 0;
-    const granuleCount = granuleCountOf(session.source.lengthBytes);
-    if (length === FULL_MAP) {
-      maps.set(session.id, new PagedBitmap(core, granuleCount, "full"));
-      return;
-    }
-    maps.set(session.id, decodeMap(payload.subarray(offset, offset + length), granuleCount, core));
-    offset += length;
-  });
-  return { pointMs: part.pointMs, sessions, seals: part.seals, logicalChanges: part.logicalChanges, maps };
+  let offset = mapsOffset;
+  try {
+    part.sessions.forEach((session, index) => {
+      const length = part.mapLengths[index] ?? 0;
+      const granuleCount = granuleCountOf(session.source.lengthBytes);
+      if (length === MAP_IN_FILE) return;
+      if (length === FULL_MAP) {
+        maps.set(session.id, new PagedBitmap(core, granuleCount, "full"));
+        return;
+      }
+      maps.set(session.id, decodeMap(payload.subarray(offset, offset + length), granuleCount, core));
+      offset += length;
+    });
+  } catch (cause) {
+    for (const map of maps.values()) map.dispose();
+    throw inFile(path, cause);
+  }
+  const { pointMs, sessions, seals, logicalChanges } = part;
+  return { pointMs, sessions, seals, logicalChanges, maps };
+}
+
+function decodeJsonPart(path: string, payload: Uint8Array): { part: JsonPart; mapsOffset: number } {
+  const view = new DataView(payload.buffer, payload.byteOffset, payload.byteLength);
+  const jsonEnd = payload.length < 4 ? Number.POSITIVE_INFINITY : 4 + view.getUint32(0, true);
+  if (jsonEnd > payload.length) throw corruptFile(path, "a point in it is shorter than it says");
+  let value: unknown;
+  try {
+    value = parseJson(payload.subarray(4, jsonEnd));
+  } catch {
+    throw corruptFile(path, "a point in it is no JSON");
+  }
+  const part = value as JsonPart | null;
+  if (part === null || !isPoint(part)) throw corruptFile(path, "a point in it makes no sense");
+  try {
+    return { part: { ...part, sessions: part.sessions.map(decodeSessionRecord) }, mapsOffset: jsonEnd };
+  } catch (cause) {
+    throw inFile(path, cause);
+  }
+}
+
+/** All but the sessions, whose records have a check of their own. */
+function isPoint({ pointMs, sessions, seals, logicalChanges, mapLengths }: JsonPart): boolean {
+  if (!isWhole(pointMs) || ![sessions, seals, logicalChanges, mapLengths].every(Array.isArray)) return false;
+  return (
+    mapLengths.length === sessions.length &&
+    mapLengths.every((length) => length === FULL_MAP || isWhole(length)) &&
+    seals.every(isSeal) &&
+    logicalChanges.every(
+      (change) =>
+        typeof change?.uid === "string" && isWhole(change.epoch) && sessions.some(({ id }) => id === change.sessionId),
+    )
+  );
+}
+
+function isSeal(seal: VolumeSeal | null): boolean {
+  if (typeof seal?.uid !== "string" || !isWhole(seal.sealedEpoch) || !isWhole(seal.openedEpoch)) return false;
+  if (seal.openedEpoch <= seal.sealedEpoch || !isWhole(seal.beginMs) || !Array.isArray(seal.hotBits)) return false;
+  return seal.hotBits.every(
+    (hot) => isWhole(hot?.region) && hot.region < 2 ** 32 && typeof hot.bits === "string" && isRegionBits(hot.bits),
+  );
+}
+
+function isRegionBits(base64: string): boolean {
+  return Buffer.from(base64, "base64").length === REGION_BITS_BYTES;
+}
+
+function isWhole(value: unknown): value is number {
+  return Number.isSafeInteger(value) && (value as number) >= 0;
+}
+
+/** Damage found by a decoder that does not know the file; everything else is as it was. */
+function inFile(path: string, cause: unknown): unknown {
+  const error = asTidemarkError(cause);
+  return error.code === "METADATA_CORRUPT" ? corruptFile(path, error.message) : cause;
 }

@@ -9,12 +9,12 @@
  *   3. Files that the superblock does not name are left-overs and are removed at start.
  * Source: data-safety 1.4, 1.8; formats: docs/file-formats.md.
  */
-import { assert } from "../../base/assert.ts";
+import { assert, endOnBug } from "../../base/assert.ts";
 import { asTidemarkError, TidemarkError } from "../../base/errors.ts";
 import { encodeJson, parseJson } from "../durable/fields.ts";
 import { FrameLog, readFoundLog } from "../durable/frame-log.ts";
 import { readMap, writeMap } from "../durable/map-file.ts";
-import { isDamage, type StateFiles } from "../durable/state-files.ts";
+import { corruptFile, isDamage, type StateFiles } from "../durable/state-files.ts";
 import { Superblock } from "../durable/superblock.ts";
 import type { Core } from "../map/core.ts";
 import type { PagedBitmap } from "../map/paged-bitmap.ts";
@@ -35,6 +35,8 @@ export class SessionFiles {
   #mapFile: string | undefined;
   #serial: number;
   #next: { readonly log: FrameLog; readonly name: string } | undefined;
+  /** Map of the next generation, when it is in a file. */
+  #nextMap: string | undefined;
   /** Log being made for the next generation: a checkpoint at the same time must not take it for a left-over. */
   #preparing: string | undefined;
 
@@ -64,6 +66,21 @@ export class SessionFiles {
     return this.#logFile;
   }
 
+  /** Bytes of the log that are acknowledged. */
+  get logBytes(): number {
+    return this.#log.sizeBytes;
+  }
+
+  /** What the superblock says, durably; another object after every change. */
+  get record(): SessionRecord {
+    return this.#super.value;
+  }
+
+  /** As Superblock.verify. */
+  verifySuper(files: StateFiles): Promise<number | undefined> {
+    return this.#super.verify(files);
+  }
+
   get directory(): string {
     return directoryOf(this.id);
   }
@@ -76,11 +93,25 @@ export class SessionFiles {
     const serial = 1;
     const logFile = logName(serial);
     const first: SessionRecord = { ...record, mapFile: undefined, logFile };
-    const log = await createLog(files, directory, serial, first);
-    const superblock = await Superblock.create(files, `${directory}/super`, "session", id, first, decodeSessionRecord);
-    await files.syncDirectory(directory);
-    await files.syncDirectory(SESSIONS_DIRECTORY);
-    return new SessionFiles({ id, files, superblock, log, logFile, mapFile: undefined, serial });
+    let log: FrameLog | undefined;
+    try {
+      log = await createLog(files, directory, serial, first);
+      const superblock = await Superblock.create(
+        files,
+        `${directory}/super`,
+        "session",
+        id,
+        first,
+        decodeSessionRecord,
+      );
+      await files.syncDirectory(SESSIONS_DIRECTORY);
+      return new SessionFiles({ id, files, superblock, log, logFile, mapFile: undefined, serial });
+    } catch (error) {
+      // The first error is the one to report; what cannot be removed now is removed at the next start.
+      await Promise.allSettled([log?.close()]);
+      await removeSessionDirectory(files, id).catch(endOnBug);
+      throw error;
+    }
   }
 
   /** The superblock of a session found at start; `open` takes it over. */
@@ -110,8 +141,11 @@ export class SessionFiles {
         core,
       ));
     const serial = serialOf(record.logFile);
-    const log = await FrameLog.open(files, `${directory}/${record.logFile}`, "session", id, (payload) => {
-      for (const run of decodeCopied(payload, record.generation)) missing.clearRange(run.first, run.count);
+    const logPath = `${directory}/${record.logFile}`;
+    const log = await FrameLog.open(files, logPath, "session", id, (payload) => {
+      const runs = decodeCopied(payload, record.generation, missing.bitCount);
+      if (runs === undefined) throw corruptFile(logPath, "holds a record of copied granules that makes no sense");
+      for (const run of runs) missing.clearRange(run.first, run.count);
     });
     const names = await files.list(directory);
     for (const name of names)
@@ -181,19 +215,31 @@ export class SessionFiles {
 
   /** The point is durable: records go to the new log from now on. */
   adoptGeneration(): void {
-    assert(this.#next !== undefined, "prepared before the barrier");
+    this.#mapFile = this.#nextMap;
+    this.#nextMap = undefined;
+    if (!this.#next) return; // the first generation has the log that the session was made with
     const old = this.#log;
     this.#log = this.#next.log;
     this.#logFile = this.#next.name;
-    this.#mapFile = undefined;
     this.#next = undefined;
     // The old generation's records no longer count, so it does not matter whether its log can be closed in order.
     old.close().catch(() => undefined);
   }
 
+  /** For a map that does not fit into the record of the point: in a file, durable, whose name goes into the record. */
+  async writePointMap(generation: number, map: PagedBitmap): Promise<string> {
+    const name = `pending-${++this.#serial}.map`;
+    this.#nextMap = name; // from here on no checkpoint takes it for a left-over
+    const header = { kind: "pending" as const, ownerId: this.id, generation, bitCount: map.bitCount };
+    await writeMap(this.#files, `${this.directory}/${name}`, header, map);
+    return name;
+  }
+
   /** The point was not fired. */
   async abandonGeneration(): Promise<void> {
     const next = this.#next;
+    if (this.#nextMap) await this.#files.remove(`${this.directory}/${this.#nextMap}`);
+    this.#nextMap = undefined;
     if (!next) return;
     this.#next = undefined;
     await next.log.close();
@@ -206,8 +252,32 @@ export class SessionFiles {
     await this.#log.sync();
   }
 
-  /** Writes `record` with the map of missing granules; takes over and disposes `missing`. Durable when it returns. */
-  async checkpoint(record: SessionRecord, missing: PagedBitmap): Promise<void> {
+  /** As `checkpoint`, with a new log in the place of one that is damaged on the disk. */
+  async checkpointWithNewLog(record: SessionRecord, missing: PagedBitmap): Promise<void> {
+    const serial = ++this.#serial;
+    const name = logName(serial);
+    const making = createLog(this.#files, this.directory, serial, { ...record, logFile: name });
+    const log = await making.catch((error: unknown) => {
+      missing.dispose();
+      throw error;
+    });
+    try {
+      await this.checkpoint(record, missing, { log, name });
+    } catch (error) {
+      if (this.#log !== log) await log.close();
+      throw error;
+    }
+  }
+
+  /**
+   * Writes `record` with the map of missing granules; takes over and disposes `missing`. Durable when it returns. The
+   * superblock decides: until it names `next`, records go on into the log it names.
+   */
+  async checkpoint(
+    record: SessionRecord,
+    missing: PagedBitmap,
+    next?: { readonly log: FrameLog; readonly name: string },
+  ): Promise<void> {
     const mapFile = `pending-${++this.#serial}.map`;
     const header = {
       kind: "pending" as const,
@@ -220,8 +290,14 @@ export class SessionFiles {
     } finally {
       missing.dispose();
     }
-    await this.#super.store({ ...record, mapFile, logFile: this.#logFile });
+    await this.#super.store({ ...record, mapFile, logFile: next?.name ?? this.#logFile });
     this.#mapFile = mapFile;
+    if (next) {
+      const old = this.#log;
+      this.#log = next.log;
+      this.#logFile = next.name;
+      await old.close();
+    }
     for (const name of await this.#files.list(this.directory))
       if (!this.#isKept(name)) await this.#files.remove(`${this.directory}/${name}`);
   }
@@ -229,7 +305,13 @@ export class SessionFiles {
   /** Asked anew for each name: a point may prepare or adopt its log between two of them. */
   #isKept(name: string): boolean {
     if (this.#preparing !== undefined && name.startsWith(this.#preparing)) return true;
-    return name === "super" || name === this.#mapFile || name === this.#logFile || name === this.#next?.name;
+    return (
+      name === "super" ||
+      name === this.#mapFile ||
+      name === this.#logFile ||
+      name === this.#next?.name ||
+      name === this.#nextMap
+    );
   }
 
   /** Durably over; what remains is to retire the files. */
@@ -303,7 +385,7 @@ function encodeDefinition(record: SessionRecord): Uint8Array {
 /** Undefined: a record of copied granules. */
 export function decodeDefinition(payload: Uint8Array): SessionRecord | undefined {
   const view = new DataView(payload.buffer, payload.byteOffset, payload.byteLength);
-  if (view.getFloat64(0, true) !== DEFINITION_GENERATION) return undefined;
+  if (payload.byteLength < RECORD_HEADER_BYTES || view.getFloat64(0, true) !== DEFINITION_GENERATION) return undefined;
   return decodeSessionRecord(parseJson(payload.subarray(RECORD_HEADER_BYTES)));
 }
 
@@ -319,12 +401,18 @@ function encodeCopied(generation: number, runs: readonly GranuleRun[]): Uint8Arr
   return bytes;
 }
 
-/** None for a record of another generation. */
-export function decodeCopied(payload: Uint8Array, generation: number): GranuleRun[] {
+/** Runs; none for a record of another generation, undefined when the payload is not what `encodeCopied` makes. */
+export function decodeCopied(payload: Uint8Array, generation: number, granuleCount: number): GranuleRun[] | undefined {
   const view = new DataView(payload.buffer, payload.byteOffset, payload.byteLength);
+  if (payload.byteLength < RECORD_HEADER_BYTES) return undefined;
   if (view.getFloat64(0, true) !== generation) return [];
+  if ((payload.byteLength - RECORD_HEADER_BYTES) % RUN_BYTES !== 0) return undefined;
   const runs: GranuleRun[] = [];
-  for (let offset = RECORD_HEADER_BYTES; offset < payload.byteLength; offset += RUN_BYTES)
-    runs.push({ first: view.getFloat64(offset, true), count: view.getFloat64(offset + 8, true) });
+  for (let offset = RECORD_HEADER_BYTES; offset < payload.byteLength; offset += RUN_BYTES) {
+    const run = { first: view.getFloat64(offset, true), count: view.getFloat64(offset + 8, true) };
+    const whole = Number.isSafeInteger(run.first) && Number.isSafeInteger(run.count);
+    if (!whole || run.first < 0 || run.count < 1 || run.first + run.count > granuleCount) return undefined;
+    runs.push(run);
+  }
   return runs;
 }

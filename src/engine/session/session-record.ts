@@ -1,5 +1,6 @@
 /** What is kept durably of a session, and its validation. Written in its superblock and in the points log. */
 import { TidemarkError } from "../../base/errors.ts";
+import { VOLUME_SIZE_BYTES_MAX } from "../../base/limits.ts";
 import type { CopyFailure, CopyKind, CopyReason, EndedPhase, ExtentRef } from "../engine-api.ts";
 
 /** `creating`: nothing has been fired yet. `live`: copying or tracking, whichever the maps say. `ended`: to be removed. */
@@ -19,7 +20,7 @@ export interface SessionRecord {
   readonly state: RecordState;
   readonly kind: CopyKind;
   readonly tracking: boolean;
-  /** Both as long as what is copied. */
+  /** What is copied is as long as the source; the destination may be longer. */
   readonly source: ExtentRef;
   readonly destination: ExtentRef;
   readonly pace: number;
@@ -60,6 +61,8 @@ const NUMBERS = [
   "barrierMicroseconds",
 ] as const;
 
+const NUMBER_MAX = 2 ** 52;
+
 /** Checks what was read from disk; METADATA_CORRUPT names the first field that is wrong. */
 export function decodeSessionRecord(value: unknown): SessionRecord {
   const record = value as Record<string, unknown>;
@@ -71,20 +74,26 @@ export function decodeSessionRecord(value: unknown): SessionRecord {
   };
   if (typeof value !== "object" || value === null) return bad("record");
   for (const field of NUMBERS)
-    if (!Number.isSafeInteger(record[field]) || (record[field] as number) < 0) return bad(field);
+    if (!Number.isSafeInteger(record[field]) || !inRange(record[field] as number)) return bad(field);
   if (typeof record["id"] !== "string" || !/^c[1-9][0-9]{0,14}$/.test(record["id"])) return bad("id");
   if (!["creating", "live", "failed", "ended"].includes(record["state"] as string)) return bad("state");
   if (!["opc", "quickopc"].includes(record["kind"] as string)) return bad("kind");
   if (typeof record["tracking"] !== "boolean") return bad("tracking");
-  if (typeof record["logFile"] !== "string") return bad("logFile");
-  if (record["mapFile"] !== undefined && typeof record["mapFile"] !== "string") return bad("mapFile");
+  if (typeof record["reason"] !== "string") return bad("reason");
+  if (!isFileName(record["logFile"], /^copied-\d{1,15}\.log$/)) return bad("logFile");
+  if (record["mapFile"] !== undefined && !isFileName(record["mapFile"], /^pending-\d{1,15}\.map$/))
+    return bad("mapFile");
+  if (record["failure"] !== undefined && !isFailure(record["failure"])) return bad("failure");
   for (const side of ["source", "destination"]) {
     const extent = record[side] as Partial<ExtentRef> | undefined;
     if (typeof extent?.volumeUid !== "string" || typeof extent.name !== "string") return bad(side);
     if (!Number.isSafeInteger(extent.offsetBytes) || !Number.isSafeInteger(extent.lengthBytes)) return bad(side);
-    if ((extent.lengthBytes ?? 0) <= 0 || (extent.offsetBytes ?? -1) < 0) return bad(side);
+    const { offsetBytes = -1, lengthBytes = 0 } = extent;
+    if (lengthBytes <= 0 || offsetBytes < 0 || offsetBytes + lengthBytes > VOLUME_SIZE_BYTES_MAX) return bad(side);
   }
   if (record["end"] !== undefined && !isEnd(record["end"])) return bad("end");
+  const { source, destination } = value as SessionRecord;
+  if (source.lengthBytes !== destination.lengthBytes) return bad("destination.lengthBytes");
   // JSON leaves undefined fields out.
   return {
     ...(value as SessionRecord),
@@ -103,4 +112,18 @@ function isEnd(value: unknown): value is SessionEnd {
       (field) => Number.isSafeInteger(end[field]) && (end[field] as number) >= 0,
     )
   );
+}
+
+/** Generations and epochs are counted on from what is read: far below the end of the exact numbers. */
+function inRange(value: number): boolean {
+  return value >= 0 && value < NUMBER_MAX;
+}
+
+function isFileName(value: unknown, form: RegExp): boolean {
+  return typeof value === "string" && form.test(value);
+}
+
+function isFailure(value: unknown): boolean {
+  const failure = value as Partial<NonNullable<SessionRecord["failure"]>> | null;
+  return typeof failure?.cause === "string" && typeof failure.message === "string";
 }

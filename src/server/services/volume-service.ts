@@ -40,7 +40,7 @@ export function volumeService(parts: ServiceParts): VolumeServiceServer {
     reopenVolume: mutation(
       parts,
       methods.reopenVolume,
-      ({ name }, record) => volumes.reopen(name, record),
+      async ({ name }, record) => parts.box.reopenVolume(name, record),
       (view: VolumeView) => ({ volume: toVolume(view) }),
     ),
     deleteVolume: mutation(

@@ -1,0 +1,398 @@
+/**
+ * The engine with one rule left out: for each ordering rule of data-safety 1.2-1.4, 1.8 and 1.10 a change of its source.
+ *
+ * None of this exists in the engine: a mutant is made by replacing text in a copy of the source (mutant-tree.ts). Each text
+ * must be found exactly once, so that a mutant cannot come to mean nothing while the engine changes.
+ */
+export interface Edit {
+  readonly file: string;
+  readonly find: string;
+  readonly put: string;
+}
+
+export interface Mutant {
+  readonly name: string;
+  /** The rule that is left out, and where it stands. */
+  readonly rule: string;
+  readonly edits: readonly Edit[];
+}
+
+function mutant(name: string, rule: string, file: string, find: string, put: string): Mutant {
+  return { name, rule, edits: [{ file: `src/engine/${file}`, find, put }] };
+}
+
+export const MUTANTS: readonly Mutant[] = [
+  // --- 1.2 -----------------------------------------------------------------------------------------------------------------
+  mutant(
+    "final-failure-ignored",
+    "1.2: a failed sync of metadata ends the process",
+    "engine.ts",
+    "    this.#failStop.arm();\n",
+    "",
+  ),
+  mutant(
+    "failed-flush-forgiven",
+    "1.2: a failed sync of a volume fails the copies that relied on it",
+    "session/session.ts",
+    `    this.pending.union(this.uncommitted);
+    this.uncommitted.clear();
+    this.commits.discard();
+    // If that cannot`,
+    `    return;
+    // If that cannot`,
+  ),
+  mutant(
+    "failed-flush-unmarked",
+    "1.2: a failed sync of a volume marks its hot regions",
+    "volume/volume-tracking.ts",
+    "      setRegion(chain.open, region);\n",
+    "",
+  ),
+  // --- 1.3 -----------------------------------------------------------------------------------------------------------------
+  mutant(
+    "hot-not-durable",
+    "1.3: that a region is hot is durable before the first write into it",
+    "durable/activity-log.ts",
+    "await this.#log.appendDurable(encodeActivityFrame(frame));",
+    "await this.#log.append(encodeActivityFrame(frame));",
+  ),
+  mutant(
+    "write-before-hot",
+    "1.3: a write waits until its region is hot",
+    "volume/volume.ts",
+    `        await activity.activate(region.first, region.last);
+        this.onActivation();`,
+    `        void activity.activate(region.first, region.last).then(() => this.onActivation(), () => undefined);
+        this.chain.mark(granulesTouched(offsetBytes, lengthBytes).first, granulesTouched(offsetBytes, lengthBytes).count);
+        return await this.#onDevice(action);`,
+  ),
+  mutant(
+    "evict-busy-region",
+    "1.3: no region is evicted while a write is in flight in it",
+    "durable/region-table.ts",
+    ".filter((entry) => entry.inFlight === 0);",
+    '.filter((entry) => entry.state === "hot");',
+  ),
+  mutant(
+    "evict-without-bits",
+    "1.3: the bits of an evicted region are in the log before its slot is used again",
+    "durable/activity-log.ts",
+    "const evicted = victims.map(({ region }) => ({ region, bits: this.#bitsOf(region) }));",
+    "const evicted = victims.map(({ region }) => ({ region, bits: new Uint8Array(REGION_BITS_BYTES) }));",
+  ),
+  mutant(
+    "evict-late-snapshot",
+    "1.3: an evicted region takes no writes once its bits are read",
+    "durable/region-table.ts",
+    '    for (const entry of victims) entry.state = "evicting";\n',
+    "",
+  ),
+  mutant(
+    "point-drops-hot-bits",
+    "1.3: bits go only with a new generation that has them",
+    "volume/volume-tracking.ts",
+    "const hotBits = chain.tracked ? this.activity.hotBits() : [];",
+    "const hotBits: RegionBits[] = [];",
+  ),
+  mutant(
+    "checkpoint-copies-early",
+    "1.3: a checkpoint's maps are read when the log that follows them has begun",
+    "volume/volume-tracking.ts",
+    `      await this.activity.checkpoint(number);
+      const marks = this.#marksNoted; // in the same turn as the copies, which have them
+      const written = this.#volume.chain.epochs.map((epoch) => this.#toWrite(epoch, serial));
+      const nextEpoch = this.#volume.chain.nextId;`,
+    `      const marks = this.#marksNoted;
+      const written = this.#volume.chain.epochs.map((epoch) => this.#toWrite(epoch, serial));
+      const nextEpoch = this.#volume.chain.nextId;
+      await this.activity.checkpoint(number);`,
+  ),
+  mutant(
+    "settle-forgets-marks",
+    "1.3: marks that only the points log has are in a checkpoint before it goes",
+    "volume/volume-tracking.ts",
+    '    if (this.#marksKept < this.#marksNoted) return this.checkpoint("running");\n',
+    "",
+  ),
+  // --- 1.4: start ----------------------------------------------------------------------------------------------------------
+  mutant(
+    "start-without-drain",
+    "1.4: a start waits until no write is under way",
+    "session/point.ts",
+    "    await withinBarrier(host, Promise.all(closing));\n",
+    "    void Promise.all(closing);\n",
+  ),
+  mutant(
+    "start-without-flush",
+    "1.4: the source is durable before the point is",
+    "session/point.ts",
+    "    await withinBarrier(host, Promise.all(sources.map((volume) => volume.flush())));\n",
+    "",
+  ),
+  mutant(
+    "start-not-durable",
+    "1.4: the record of a point is durable before its gates open",
+    "session/points-log.ts",
+    `encoded.filter((bytes) => bytes !== undefined)]));
+    await this.#log.sync();`,
+    "encoded.filter((bytes) => bytes !== undefined)]));",
+  ),
+  mutant(
+    "points-forgotten-early",
+    "1.4: a point is forgotten only when the files of its sessions have it",
+    "session/session-set.ts",
+    "if (side instanceof CopySession) await side.checkpoint();",
+    "if (side instanceof CopySession) void side.checkpoint().catch(() => undefined);",
+  ),
+  mutant(
+    "difference-of-one-side",
+    "1.4: a difference has what changed on either side",
+    "session/point.ts",
+    'const changed = session.changedSincePoint("both");',
+    'const changed = session.changedSincePoint("source");',
+  ),
+  mutant(
+    "difference-without-pending",
+    "1.4: a new generation copies what was not copied yet",
+    "session/point.ts",
+    "    pending = session.missing();\n    const changed",
+    '    pending = new PagedBitmap(host.ports.core, granuleCount, "empty");\n    const changed',
+  ),
+  mutant(
+    "difference-without-uncommitted",
+    "1.4: a new generation copies what is copied and not durable",
+    "session/session.ts",
+    "    const map = this.pending.clone();\n    map.union(this.uncommitted);",
+    "    const map = this.pending.clone();",
+  ),
+  mutant(
+    "copy-changes-nothing",
+    "1.4: a copy that arrives changes its destination, for those who track it",
+    "session/point.ts",
+    "    destination.markLogicalChange(one.pending, one.record.destination);\n",
+    "",
+  ),
+  // --- 1.4: copy -----------------------------------------------------------------------------------------------------------
+  mutant(
+    "record-before-data",
+    "1.4: data is durable at the destination before the record that it is there",
+    "session/session.ts",
+    "    await this.destinationVolume.flush();\n    await this.durable",
+    "    await this.durable",
+  ),
+  mutant(
+    "record-not-durable",
+    "1.4: the record is durable before either side is overwritten",
+    "session/session-files.ts",
+    `    await this.#log.append(encodeCopied(generation, runs));
+    await this.#log.sync();`,
+    "    await this.#log.append(encodeCopied(generation, runs));",
+  ),
+  mutant(
+    "record-covers-later-data",
+    "1.4: a record covers only data that was written before its sync began",
+    "session/commit-queue.ts",
+    `      const runs = this.#runs;
+      const granules = this.#granules;
+      const discards = this.#discards;
+      this.#next = undefined;
+      this.#runs = [];
+      this.#granules = 0;
+      try {
+        if (runs.length > 0) await this.#commit(runs);
+        round.resolve();`,
+    `      const runs = this.#runs;
+      const granules = this.#granules;
+      const discards = this.#discards;
+      this.#next = undefined;
+      try {
+        if (runs.length > 0) await this.#commit(runs);
+        if (this.#runs === runs) this.#runs = [];
+        round.resolve();`,
+  ),
+  mutant(
+    "flush-joins-running-round",
+    "1.4: whoever waits for a commit joins the next round, not the one under way",
+    "session/commit-queue.ts",
+    `    this.#next ??= newRound();
+    const { promise } = this.#next;
+    this.#running ??= this.#run();
+    return promise;`,
+    `    if (this.#running) return this.#running;
+    this.#next ??= newRound();
+    const { promise } = this.#next;
+    this.#running ??= this.#run();
+    return promise;`,
+  ),
+  mutant(
+    "write-passes-uncommitted",
+    "1.4: a host write waits for the commit of what it overwrites",
+    "session/session.ts",
+    "return this.pending.anySet(run.first, run.count) || this.uncommitted.anySet(run.first, run.count);",
+    "return this.pending.anySet(run.first, run.count);",
+  ),
+  mutant(
+    "source-write-does-not-wait",
+    "1.4: the source is overwritten only when its old content is at the destination",
+    "volume/volume.ts",
+    'if (run && session.state === "live" && session.blocksWrite(run)) preserving.push(preserve(session, run));',
+    'if (run && session.state === "live" && session.blocksWrite(run)) void preserve(session, run);',
+  ),
+  mutant(
+    "destination-write-does-not-wait",
+    "1.4: a destination is overwritten only when the whole granule is there",
+    "volume/volume.ts",
+    'if (run && session.blocksWrite(run)) await session.copy(run, "durable");',
+    'if (run && session.blocksWrite(run)) void session.copy(run, "durable");',
+  ),
+  mutant(
+    "copy-without-lock",
+    "1.4: two copies of a granule never overlap",
+    "session/session.ts",
+    `    const handle = await this.lock.acquire(run.first, run.count);
+    try {
+      if (this.state !== "live") return; // it may`,
+    `    const handle = await new RangeLock().acquire(run.first, run.count);
+    try {
+      if (this.state !== "live") return; // it may`,
+  ),
+  mutant(
+    "old-generation-counts",
+    "1.4: records of an older generation are ignored",
+    "session/session.ts",
+    '    const over = () => this.state !== "live" || generation !== this.generation;\n    if (over()) return;\n    await this.dest',
+    '    const over = () => this.state !== "live";\n    if (over()) return;\n    await this.dest',
+  ),
+  mutant(
+    "complete-before-durable",
+    "1.4: a copy has finished only when all its data is durable",
+    "session/session.ts",
+    "    return this.pending.count > 0 || this.uncommitted.count > 0;\n  }\n\n  get copying",
+    "    return this.pending.count > 0;\n  }\n\n  get copying",
+  ),
+  mutant(
+    "end-not-durable",
+    "1.4: the end of a session is durable before its source is released",
+    "session/session-set.ts",
+    "await session.durable.run(() => session.files.end({ ...session.record(), end: endOf(ended) }));",
+    "void session.durable.run(() => session.files.end({ ...session.record(), end: endOf(ended) })).catch(() => undefined);",
+  ),
+  mutant(
+    "fail-not-durable",
+    "1.1: a copy has durably failed before a write goes uncovered",
+    "session/session.ts",
+    `      await this.files.checkpoint({ ...record, state: "failed", failure }, this.missing());
+      this.failure`,
+    `      void this.files.checkpoint({ ...record, state: "failed", failure }, this.missing()).catch(() => undefined);
+      this.failure`,
+  ),
+  // --- 1.8 -----------------------------------------------------------------------------------------------------------------
+  mutant(
+    "superblock-one-slot",
+    "1.8: the slot of a superblock that counts is never written to",
+    "durable/superblock.ts",
+    "      await this.#file.write((sequence % 2) * SUPERBLOCK_SLOT_BYTES, slot);",
+    "      await this.#file.write(((sequence + 1) % 2) * SUPERBLOCK_SLOT_BYTES, slot);",
+  ),
+  mutant(
+    "superblock-not-durable",
+    "1.8: a superblock counts when it is durable",
+    "durable/superblock.ts",
+    `      await this.#file.write((sequence % 2) * SUPERBLOCK_SLOT_BYTES, slot);
+      await this.#file.sync();`,
+    "      await this.#file.write((sequence % 2) * SUPERBLOCK_SLOT_BYTES, slot);",
+  ),
+  mutant(
+    "new-file-not-synced",
+    "1.8: a new file is durable before it is renamed",
+    "durable/replace-file.ts",
+    "    await file.sync();\n    await files.rename",
+    "    await files.rename",
+  ),
+  mutant(
+    "new-name-not-synced",
+    "1.8: the name of a new file is durable before it is relied on",
+    "durable/replace-file.ts",
+    "    await files.syncDirectory(directoryOf(path));\n    await file.close();",
+    "    await file.close();",
+  ),
+  mutant(
+    "torn-tail-kept",
+    "1.8: a torn tail is cut off before the log goes on",
+    "durable/frame-log.ts",
+    "        await file.truncate(found.endBytes);\n",
+    "",
+  ),
+  mutant(
+    "refused-frame-left",
+    "1.8: a frame that was refused for want of space is never replayed",
+    "durable/frame-log.ts",
+    "        await this.#file.truncate(this.#end.offsetBytes);\n",
+    "",
+  ),
+  mutant(
+    "frame-not-checked",
+    "1.8: a frame whose checksum is wrong ends the log",
+    "durable/frame-replay.ts",
+    "return frameChecksum(logChecksum, bytes, payload) === header.checksum ? { header, payload } : undefined;",
+    "return { header, payload };",
+  ),
+  mutant(
+    "old-maps-removed-first",
+    "1.8: files go only when the superblock no longer names them",
+    "volume/volume-tracking.ts",
+    `      await this.#super.store({ uid: this.#volume.uid, nextEpoch, log: number, serial, epochs });`,
+    `      for (const name of await this.#files.list(directory))
+        if (name.endsWith(".map") && !epochs.some(([id, , , at]) => name === mapFileOf(id, at)))
+          await this.#files.remove(\`\${directory}/\${name}\`);
+      await this.#super.store({ uid: this.#volume.uid, nextEpoch, log: number, serial, epochs });`,
+  ),
+  // --- 1.10 ----------------------------------------------------------------------------------------------------------------
+  mutant(
+    "found-log-not-synced",
+    "1.10: a log that is found is durable before anybody acts on it",
+    "durable/frame-log.ts",
+    "      await file.sync();\n      const { number, checksum, end: found }",
+    "      const { number, checksum, end: found }",
+  ),
+  mutant(
+    "found-superblock-not-synced",
+    "1.10: a superblock that is found is durable before anybody acts on it",
+    "durable/superblock.ts",
+    "      await file.sync();\n      const slots",
+    "      const slots",
+  ),
+  mutant(
+    "found-names-not-synced",
+    "1.10: names that are found are durable before anybody acts on them",
+    "session/session-recovery.ts",
+    "  // After a kill the names need not be durable yet (data-safety 1.10 rule 3).\n  await files",
+    "  void files",
+  ),
+  mutant(
+    "hot-regions-forgotten",
+    "1.10: after an unclean stop every granule of a hot region counts as changed",
+    "volume/volume-tracking.ts",
+    `        setRegion(last, region);
+        last.trust`,
+    "        last.trust",
+  ),
+  mutant(
+    "points-not-replayed",
+    "1.10: a point that is only in the points log has happened",
+    "session/session-recovery.ts",
+    "const fromPoint = fired && own && fired.record.generation > own.generation ? fired : undefined;",
+    "const fromPoint = fired && own && own.generation < 0 ? fired : undefined;",
+  ),
+  mutant(
+    "copied-log-not-replayed",
+    "1.10: logs are replayed over the last checkpoint",
+    "session/session-files.ts",
+    "for (const run of decodeCopied(payload, record.generation)) missing.clearRange(run.first, run.count);",
+    "void decodeCopied(payload, record.generation);",
+  ),
+];
+
+export function mutantNamed(name: string): Mutant | undefined {
+  return MUTANTS.find((candidate) => candidate.name === name);
+}
