@@ -33,6 +33,7 @@ export type EventType =
   | "volume.registered"
   | "volume.created"
   | "volume.resized"
+  | "volume.reopened"
   | "volume.deleted"
   | "volume.failed"
   | "volume.reopened"

@@ -48,7 +48,7 @@ export async function recover(options: {
   const { log, points, damage } = await PointsLog.open(files, ports.core);
   if (damage)
     trouble("points may be lost; copies that may have had one since their last checkpoint have failed", damage);
-  await volumes.openAtStart(specs);
+  await volumes.openOrKeep(specs);
   const ended = new EndedSessions(files);
   const state = { points, pointsDamage: damage, ended, trouble };
   const read = await each(await files.list(SESSIONS_DIRECTORY), READS_AT_ONCE, (id) =>
