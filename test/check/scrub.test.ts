@@ -44,6 +44,10 @@ async function running(t: Parameters<CopyLab["copy"]>[0]): Promise<CopyLab> {
 test("nothing is found while everything is whole, whatever happens meanwhile", async (t) => {
   const lab = await running(t);
   t.deepEqual(await scrubAll(lab), []);
+  // Reading takes its time: files are replaced between two reads of one target.
+  lab.lab.stateFiles.intercept = async ({ type }) => {
+    for (let turn = 0; type === "read" && turn < 3; turn++) await new Promise((resolve) => setImmediate(resolve));
+  };
   let over = false;
   const busy = (async () => {
     for (let round = 0; round < 12; round++) {
