@@ -75,7 +75,7 @@ function decodeSlot(
 
 export class Superblock<T> {
   readonly path: string;
-  readonly #file: StateFile;
+  #file: StateFile;
   readonly #kind: SuperblockKind;
   readonly #ownerId: string;
   readonly #decode: (value: unknown) => T;
@@ -188,6 +188,16 @@ export class Superblock<T> {
     return done;
   }
 
+  /**
+   * Makes the file anew, with `value` in both slots, between two stores: for one that is damaged or gone. Durable when it
+   * resolves. METADATA_WRITE_FAILED: nothing changed.
+   */
+  renew(files: StateFiles): Promise<void> {
+    const done = this.#last.then(() => this.#renew(files));
+    this.#last = done.catch(() => undefined);
+    return done;
+  }
+
   /** Waits for what is being stored. */
   async close(): Promise<void> {
     await this.#last;
@@ -206,6 +216,22 @@ export class Superblock<T> {
         sequence: String(found.#sequence),
       },
     );
+  }
+
+  async #renew(files: StateFiles): Promise<void> {
+    if (this.#failure) throw this.#failure;
+    const { payload } = checkedPayload(this.path, this.#value, this.#decode);
+    const first = this.#sequence + 1;
+    const old = this.#file;
+    this.#file = await replaceFile(files, this.path, async (slots) => {
+      for (const sequence of [first, first + 1]) {
+        const slot = encodeSlot(this.#kind, this.#ownerId, sequence, payload);
+        await slots.write((sequence % 2) * SUPERBLOCK_SLOT_BYTES, slot);
+      }
+    });
+    this.#sequence = first + 1;
+    this.#damagedSlot = undefined;
+    await old.close();
   }
 
   async #store(value: T): Promise<void> {

@@ -182,6 +182,11 @@ export class VolumeTracking {
     return this.#super.value;
   }
 
+  /** As Superblock.renew. */
+  renewSuper(): Promise<void> {
+    return this.#super.renew(this.#files);
+  }
+
   /** As Superblock.verify. */
   verifySuper(files: StateFiles): Promise<number | undefined> {
     return this.#super.verify(files);
