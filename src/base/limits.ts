@@ -75,6 +75,8 @@ export const ACTIVITY_SLOTS = 1024;
 export const ACTIVITY_WAITERS_MAX = 262_144;
 /** Beyond this size an activity log is worth a checkpoint: replaying it takes some tenths of a second. */
 export const ACTIVITY_LOG_CHECKPOINT_BYTES = 16 * MiB;
+/** Maps of one point beyond this go into files of their own, so that its record fits into a frame. */
+export const POINT_MAPS_BYTES_MAX = 16 * MiB;
 /** State logs: one frame, and what may wait to be written; a map that needs more goes into a file of its own. */
 export const STATE_LOG_FRAME_BYTES_MAX = 64 * MiB;
 export const STATE_LOG_QUEUE_BYTES_MAX = 128 * MiB;
@@ -102,6 +104,13 @@ export const STOP_THREAD_MS = 1000;
 export const STOP_MS_MAX = 30_000;
 /** Findings of one check: more says no more than that the disk is gone. */
 export const CHECK_FINDINGS_MAX = 10_000;
+/** Scrub: bytes a second at most, so that a disk hardly notices it ... */
+export const SCRUB_BYTES_PER_SECOND = 8 * MiB;
+/** ... and how often, from how long after the start on, it goes by itself. */
+export const SCRUB_INTERVAL_MS = 7 * 24 * 3600 * 1000;
+export const SCRUB_FIRST_MS = 3600 * 1000;
+/** Scrubs at once; they share the rate. */
+export const SCRUBS_MAX = 4;
 export const PACE_MIN = 1;
 export const PACE_MAX = 15;
 /** NBD: the largest request and option that are read; more is answered with an error (NBD protocol, "size limits"). */

@@ -18,6 +18,7 @@ import type { NewEvent, Recorder } from "./journal.ts";
 import { checkLabel } from "./names.ts";
 import { type Page, type PageRequest, pageOf } from "./pages.ts";
 import { checkPath, mayRegister, resolveNew } from "./paths.ts";
+import { unavailableHint } from "./unavailable.ts";
 
 /** A volume as it is now. */
 export interface VolumeView {
@@ -123,6 +124,27 @@ export class Volumes {
   ): Promise<VolumeView> {
     const { uid } = this.#context.catalog.volume(request.name);
     return this.#context.locks.run([uid], () => this.#resize(uid, request, record));
+  }
+
+  /** Opens an unavailable volume again. Errors as VolumeService.ReopenVolume. */
+  reopen(name: string, record: Recorder<VolumeView>): Promise<VolumeView> {
+    const { uid } = this.#context.catalog.volume(name);
+    return this.#context.locks.run([uid], async () => {
+      const { engine, journal, catalog } = this.#context;
+      const row = this.#present(uid, name);
+      const subject = catalog.nameOf(row);
+      const { online, failure } = await engine.volumeStatus(uid);
+      await engine.reopenVolume(uid).catch((error: unknown) => {
+        if (!(error instanceof TidemarkError)) throw error;
+        const hint = unavailableHint(subject, row, error);
+        throw new TidemarkError(error.code, { ...error.detail, hint }, { cause: error });
+      });
+      const view: VolumeView = { name: subject, row, status: await engine.volumeStatus(uid) };
+      const message = `${subject} is open again; it was not available: ${failure?.detail.message ?? "it was not open"}`;
+      const events: NewEvent[] = online ? [] : [{ type: "volume.reopened", subject, message }];
+      await journal.commit(record(view), events);
+      return view;
+    });
   }
 
   /** Takes a volume out of the box. Errors as VolumeService.DeleteVolume. */

@@ -81,12 +81,17 @@ async function noticeForeignWrites(
     const volume = volumes.require(spec.uid);
     const stamp = stamps.get(spec.uid);
     if (stamp === undefined) continue;
+    let foreign: TidemarkError | undefined;
+    try {
+      foreign = volume.online ? await foreignWriteTo(volume, volume.requireDevice(), stamp) : undefined;
+    } catch (error) {
+      volume.fail(error);
+    }
     if (!volume.online) {
       volume.expectedStamp = stamp;
       unseen.set(spec.uid, stamp);
       continue;
     }
-    const foreign = await foreignWriteTo(volume, volume.requireDevice(), stamp);
     if (!foreign) continue;
     trouble(`foreign write`, foreign);
     await sessions.foreignWrite(volume, foreign);

@@ -367,8 +367,12 @@ export class HostDevice implements BlockDevice {
   }
 
   /** Inode, size and time of the last write of a file; a block device has nothing of the kind. */
-  stamp(): Promise<string> {
-    if (this.kind !== "file") return Promise.resolve("");
+  async stamp(): Promise<string> {
+    if (this.kind !== "file") return "";
+    // The time of the last write is durable after an fsync only; fdatasync may leave it behind.
+    await new Promise<void>((resolve, reject) =>
+      fs.fsync(this.#fd, (error) => (error ? reject(ioErrorOf(error, this.#place("flush"))) : resolve())),
+    );
     return new Promise((resolve, reject) =>
       fs.fstat(this.#fd, { bigint: true }, (error, facts) =>
         error

@@ -175,10 +175,37 @@ export class Superblock<T> {
     return done;
   }
 
+  /**
+   * Reads the file again, between two stores: the slot that does not count and is damaged or stale, if any. `files` is what to
+   * read through. METADATA_CORRUPT, too, when it does not say what `value` says; PATH_NOT_FOUND, MEDIUM_ERROR.
+   */
+  verify(files: StateFiles): Promise<number | undefined> {
+    const done = this.#last.then(() => this.#verify(files));
+    this.#last = done.then(
+      () => undefined,
+      () => undefined,
+    );
+    return done;
+  }
+
   /** Waits for what is being stored. */
   async close(): Promise<void> {
     await this.#last;
     await this.#file.close();
+  }
+
+  async #verify(files: StateFiles): Promise<number | undefined> {
+    const found = await Superblock.open(files, this.path, this.#kind, this.#ownerId, this.#decode);
+    await found.close();
+    if (found.#sequence === this.#sequence && JSON.stringify(found.#value) === JSON.stringify(this.#value))
+      return found.#damagedSlot;
+    throw corruptFile(
+      this.path,
+      `its newest whole slot is number ${found.#sequence}, but ${this.#sequence} was stored`,
+      {
+        sequence: String(found.#sequence),
+      },
+    );
   }
 
   async #store(value: T): Promise<void> {

@@ -239,8 +239,10 @@ export class VolumeSet {
     const { volume, spec } = entry;
     try {
       requireSize(sizeBytes);
-      if (sizeBytes === 0) await this.#reopen(volume, { ...spec, sizeBytes: 0 });
-      else await this.#resizeDevice(entry, sizeBytes);
+      if (sizeBytes === 0) {
+        await entry.tracking?.checkpoint("running"); // as in #resizeDevice
+        await this.#reopen(volume, { ...spec, sizeBytes: 0 });
+      } else await this.#resizeDevice(entry, sizeBytes);
       volume.chain.resize(volume.granuleCount);
       entry.spec = { ...spec, sizeBytes: volume.sizeBytes };
       return factsOf(volume, volume.requireDevice());
@@ -252,6 +254,8 @@ export class VolumeSet {
   async #resizeDevice(entry: Entry, sizeBytes: number): Promise<void> {
     const { volume, spec } = entry;
     const device = volume.requireDevice();
+    // Maps of the old size, of epochs that nobody holds any more, would be taken for those of another volume.
+    await entry.tracking?.checkpoint("running");
     try {
       await this.#steps.run({ path: spec.path, action: "resize", run: () => device.resize(sizeBytes) });
     } catch (error) {
@@ -320,6 +324,11 @@ export class VolumeSet {
     const entry = this.#entry(uid);
     entry.tracking = tracking;
     entry.volume.activity = tracking.activity;
+  }
+
+  /** Undefined while the volume has no tracking files. */
+  trackingOf(uid: string): VolumeTracking | undefined {
+    return this.#entries.get(uid)?.tracking;
   }
 
   /** Files that tracking needs exist, durably, when it resolves. */

@@ -22,6 +22,8 @@ import type {
   ExportStatus,
   ExtentRef,
   PartitionFacts,
+  ScrubResult,
+  ScrubTarget,
   SessionStatus,
   StartRequest,
   VolumeFacts,
@@ -182,6 +184,14 @@ export class WorkerEngineClient implements EngineClient {
 
   explain(request: Omit<StartRequest, "id" | "pace">): Promise<CopyPlan> {
     return this.#call("explain", request);
+  }
+
+  scrubTargets(uid: string | undefined): Promise<ScrubTarget[]> {
+    return this.#call("scrubTargets", uid);
+  }
+
+  scrub(target: ScrubTarget): Promise<ScrubResult> {
+    return this.#call("scrub", target);
   }
 
   read(...args: Parameters<EngineApi["read"]>): Promise<Uint8Array> {

@@ -31,6 +31,8 @@ const METHODS: Readonly<Record<EngineMethod, true>> = {
   sessions: true,
   forgetSession: true,
   explain: true,
+  scrubTargets: true,
+  scrub: true,
   read: true,
   write: true,
   flush: true,
