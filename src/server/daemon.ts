@@ -102,6 +102,7 @@ async function openAll(
     stateDirectory: directory.engine,
     roots: [],
     nbdAddress: nbd === "none" ? undefined : addressText(nbd),
+    scrub: options.scrub,
     environment: {
       nodeVersion: process.version,
       threadPoolSize: threadPoolSize(process.env),
@@ -132,6 +133,7 @@ async function closeAll({ directory, store, engine, box, server }: Opened): Prom
   };
   // Watches first: they would hold up the server until its grace is over.
   box?.watches.stop();
+  box?.scrubs.stop();
   await attempt(server && (() => server.stop()));
   await attempt(box && (() => box.stop()));
   await attempt(engine && (() => engine.stop()));

@@ -4,6 +4,8 @@ import { action } from "./parts.ts";
 
 export function addBoxCommands(program: Command): void {
   addServe(program);
+  addChecks(program);
+  addScrub(program);
   addState(program);
   addProgram(program);
 }
@@ -19,9 +21,37 @@ function addServe(program: Command): void {
     .option("--nbd <address>", "where NBD is served: unix:PATH, HOST:PORT or none (default unix:DIR/run/nbd.sock)")
     .option("--box <number>", "number of the box: the g of volume names")
     .option("--log-level <level>", "debug, info, warn, error or silent")
+    .option("--scrub <when>", "weekly (default) or off: whether the box reads its own metadata again by itself")
     .allowUnknownOption() // the server reads its own arguments; these are here to be explained and completed
     .allowExcessArguments()
     .action(async () => (await import("../commands/serve.ts")).serve(process.argv, process.env));
+}
+
+function addChecks(program: Command): void {
+  program
+    .command("fsck")
+    .description("check the data directory of a box that does not run: every file of its own state")
+    .option("--data <directory>", "directory of the box's state (or TIDEMARK_DATA)")
+    .option("--repair", "make durable what the next start would make of it; nothing is invented")
+    .action(
+      action(async (context, options: { data?: string; repair?: boolean }) =>
+        (await import("../commands/fsck.ts")).fsck(context, options),
+      ),
+    );
+}
+
+function addScrub(program: Command): void {
+  program
+    .command("scrub")
+    .description(
+      "read the box's own metadata again from the disk while it runs, and put right what memory knows better",
+    )
+    .argument("[volume]", "only the files of this volume and its copies")
+    .action(
+      action(async (context, volume: string | undefined) =>
+        (await import("../commands/scrub.ts")).scrub(context, volume ?? ""),
+      ),
+    );
 }
 
 function addState(program: Command): void {

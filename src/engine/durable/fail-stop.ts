@@ -59,6 +59,7 @@ export class FailStop {
       write: (offsetBytes, data) => run(() => file.write(offsetBytes, data)),
       truncate: (lengthBytes) => run(() => file.truncate(lengthBytes)),
       sync: () => run(() => file.sync()),
+      forgetCached: () => run(async () => file.forgetCached?.()),
       close: () => run(() => file.close()),
     };
   }
@@ -79,9 +80,9 @@ export class FailStop {
 }
 
 function isFinal(error: unknown): boolean {
-  const { code, detail } = asTidemarkError(error);
-  if (code !== "METADATA_WRITE_FAILED" || wasOutOfSpace(error)) return false;
-  return detail.metadata?.["operation"] === "write" || detail.metadata?.["operation"] === "sync";
+  const { operation, systemCode } = asTidemarkError(error).detail.metadata ?? {};
+  if (systemCode === undefined || wasOutOfSpace(error)) return false;
+  return operation === "write" || operation === "sync";
 }
 
 function never(): Promise<never> {

@@ -9,7 +9,7 @@
  *   3. Files that the superblock does not name are left-overs and are removed at start.
  * Source: data-safety 1.4, 1.8; formats: docs/file-formats.md.
  */
-import { assert } from "../../base/assert.ts";
+import { assert, endOnBug } from "../../base/assert.ts";
 import { asTidemarkError, TidemarkError } from "../../base/errors.ts";
 import { encodeJson, parseJson } from "../durable/fields.ts";
 import { FrameLog, readFoundLog } from "../durable/frame-log.ts";
@@ -35,6 +35,8 @@ export class SessionFiles {
   #mapFile: string | undefined;
   #serial: number;
   #next: { readonly log: FrameLog; readonly name: string } | undefined;
+  /** Map of the next generation, when it is in a file. */
+  #nextMap: string | undefined;
   /** Log being made for the next generation: a checkpoint at the same time must not take it for a left-over. */
   #preparing: string | undefined;
 
@@ -64,6 +66,26 @@ export class SessionFiles {
     return this.#logFile;
   }
 
+  /** Bytes of the log that are acknowledged. */
+  get logBytes(): number {
+    return this.#log.sizeBytes;
+  }
+
+  /** What the superblock says, durably; another object after every change. */
+  get record(): SessionRecord {
+    return this.#super.value;
+  }
+
+  /** As Superblock.renew. */
+  renewSuper(): Promise<void> {
+    return this.#super.renew(this.#files);
+  }
+
+  /** As Superblock.verify. */
+  verifySuper(files: StateFiles): Promise<number | undefined> {
+    return this.#super.verify(files);
+  }
+
   get directory(): string {
     return directoryOf(this.id);
   }
@@ -76,11 +98,25 @@ export class SessionFiles {
     const serial = 1;
     const logFile = logName(serial);
     const first: SessionRecord = { ...record, mapFile: undefined, logFile };
-    const log = await createLog(files, directory, serial, first);
-    const superblock = await Superblock.create(files, `${directory}/super`, "session", id, first, decodeSessionRecord);
-    await files.syncDirectory(directory);
-    await files.syncDirectory(SESSIONS_DIRECTORY);
-    return new SessionFiles({ id, files, superblock, log, logFile, mapFile: undefined, serial });
+    let log: FrameLog | undefined;
+    try {
+      log = await createLog(files, directory, serial, first);
+      const superblock = await Superblock.create(
+        files,
+        `${directory}/super`,
+        "session",
+        id,
+        first,
+        decodeSessionRecord,
+      );
+      await files.syncDirectory(SESSIONS_DIRECTORY);
+      return new SessionFiles({ id, files, superblock, log, logFile, mapFile: undefined, serial });
+    } catch (error) {
+      // The first error is the one to report; what cannot be removed now is removed at the next start.
+      await Promise.allSettled([log?.close()]);
+      await removeSessionDirectory(files, id).catch(endOnBug);
+      throw error;
+    }
   }
 
   /** The superblock of a session found at start; `open` takes it over. */
@@ -184,19 +220,31 @@ export class SessionFiles {
 
   /** The point is durable: records go to the new log from now on. */
   adoptGeneration(): void {
-    assert(this.#next !== undefined, "prepared before the barrier");
+    this.#mapFile = this.#nextMap;
+    this.#nextMap = undefined;
+    if (!this.#next) return; // the first generation has the log that the session was made with
     const old = this.#log;
     this.#log = this.#next.log;
     this.#logFile = this.#next.name;
-    this.#mapFile = undefined;
     this.#next = undefined;
     // The old generation's records no longer count, so it does not matter whether its log can be closed in order.
     old.close().catch(() => undefined);
   }
 
+  /** For a map that does not fit into the record of the point: in a file, durable, whose name goes into the record. */
+  async writePointMap(generation: number, map: PagedBitmap): Promise<string> {
+    const name = `pending-${++this.#serial}.map`;
+    this.#nextMap = name; // from here on no checkpoint takes it for a left-over
+    const header = { kind: "pending" as const, ownerId: this.id, generation, bitCount: map.bitCount };
+    await writeMap(this.#files, `${this.directory}/${name}`, header, map);
+    return name;
+  }
+
   /** The point was not fired. */
   async abandonGeneration(): Promise<void> {
     const next = this.#next;
+    if (this.#nextMap) await this.#files.remove(`${this.directory}/${this.#nextMap}`);
+    this.#nextMap = undefined;
     if (!next) return;
     this.#next = undefined;
     await next.log.close();
@@ -209,8 +257,32 @@ export class SessionFiles {
     await this.#log.sync();
   }
 
-  /** Writes `record` with the map of missing granules; takes over and disposes `missing`. Durable when it returns. */
-  async checkpoint(record: SessionRecord, missing: PagedBitmap): Promise<void> {
+  /** As `checkpoint`, with a new log in the place of one that is damaged on the disk. */
+  async checkpointWithNewLog(record: SessionRecord, missing: PagedBitmap): Promise<void> {
+    const serial = ++this.#serial;
+    const name = logName(serial);
+    const making = createLog(this.#files, this.directory, serial, { ...record, logFile: name });
+    const log = await making.catch((error: unknown) => {
+      missing.dispose();
+      throw error;
+    });
+    try {
+      await this.checkpoint(record, missing, { log, name });
+    } catch (error) {
+      if (this.#log !== log) await log.close();
+      throw error;
+    }
+  }
+
+  /**
+   * Writes `record` with the map of missing granules; takes over and disposes `missing`. Durable when it returns. The
+   * superblock decides: until it names `next`, records go on into the log it names.
+   */
+  async checkpoint(
+    record: SessionRecord,
+    missing: PagedBitmap,
+    next?: { readonly log: FrameLog; readonly name: string },
+  ): Promise<void> {
     const mapFile = `pending-${++this.#serial}.map`;
     const header = {
       kind: "pending" as const,
@@ -223,8 +295,14 @@ export class SessionFiles {
     } finally {
       missing.dispose();
     }
-    await this.#super.store({ ...record, mapFile, logFile: this.#logFile });
+    await this.#super.store({ ...record, mapFile, logFile: next?.name ?? this.#logFile });
     this.#mapFile = mapFile;
+    if (next) {
+      const old = this.#log;
+      this.#log = next.log;
+      this.#logFile = next.name;
+      await old.close();
+    }
     for (const name of await this.#files.list(this.directory))
       if (!this.#isKept(name)) await this.#files.remove(`${this.directory}/${name}`);
   }
@@ -232,7 +310,13 @@ export class SessionFiles {
   /** Asked anew for each name: a point may prepare or adopt its log between two of them. */
   #isKept(name: string): boolean {
     if (this.#preparing !== undefined && name.startsWith(this.#preparing)) return true;
-    return name === "super" || name === this.#mapFile || name === this.#logFile || name === this.#next?.name;
+    return (
+      name === "super" ||
+      name === this.#mapFile ||
+      name === this.#logFile ||
+      name === this.#next?.name ||
+      name === this.#nextMap
+    );
   }
 
   /** Durably over; what remains is to retire the files. */
