@@ -168,6 +168,16 @@ export class Superblock<T> {
     return this.#damagedSlot;
   }
 
+  /** The same for people. After a clean stop it is no torn write. */
+  get slotDamage(): TidemarkError | undefined {
+    if (this.#damagedSlot === undefined) return undefined;
+    return new TidemarkError("METADATA_CORRUPT", {
+      message: `slot ${this.#damagedSlot} of ${this.path} is damaged or older than it should be; the other slot counts`,
+      hint: "nothing is lost by it: look after the disk under the data directory, then `tidemark scrub`",
+      metadata: { path: this.path },
+    });
+  }
+
   /** Durable on return; calls are done in order. LIMIT_EXCEEDED and out of space (METADATA_WRITE_FAILED): nothing changed; otherwise METADATA_WRITE_FAILED is final. */
   store(value: T): Promise<void> {
     const done = this.#last.then(() => this.#store(value));
