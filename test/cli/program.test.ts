@@ -72,6 +72,8 @@ const USAGE: readonly (readonly [args: readonly string[], message: RegExp])[] = 
   [["volume"], /^Usage: tidemark volume/],
   [["nonsense"], /unknown command 'nonsense' \(USAGE\)\n {2}try: tidemark --help/],
   [["volume", "nonsense"], /unknown command/],
+  [["volume", "lst"], /unknown command 'lst' \(USAGE\)\n {2}try: list, or: tidemark volume --help/],
+  [["volume", "list", "--jsn"], /unknown option '--jsn' \(USAGE\)\n {2}try: --json, or: tidemark volume list --help/],
   [["volume", "get"], /missing required argument 'volume' \(USAGE\)\n {2}try: tidemark volume get --help/],
   [["volume", "get", "a", "b"], /too many arguments/],
   [["volume", "list", "--colour"], /unknown option '--colour'/],
