@@ -4,6 +4,7 @@
  * Invariant: it ends with the workspace it belongs to.
  */
 import type { ChildProcess } from "node:child_process";
+import { once } from "node:events";
 import { existsSync, readFileSync } from "node:fs";
 import { createInterface } from "node:readline";
 import { fileURLToPath } from "node:url";
@@ -143,6 +144,14 @@ export class Box {
   async stop(): Promise<void> {
     this.#closeClients();
     await stop(this.#child);
+  }
+
+  /** `kill -9`; resolves when the process is gone. */
+  async kill(): Promise<void> {
+    this.#closeClients();
+    const exited = once(this.#child, "exit");
+    this.#child.kill("SIGKILL");
+    await exited;
   }
 
   #closeClients(): void {

@@ -17,6 +17,7 @@ const BENCHMARKS: Readonly<Record<BenchName, () => Promise<Benchmark>>> = {
   point: async () => (await import("./point.ts")).point,
   nbd: async () => (await import("./nbd.ts")).nbd,
   rpc: async () => (await import("./rpc.ts")).rpc,
+  restart: async () => (await import("./restart.ts")).restart,
   kernels: async () => {
     const kernels = await import("./kernels.ts");
     return async (context) => {

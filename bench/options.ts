@@ -4,7 +4,7 @@ import { tmpdir } from "node:os";
 import { parseArgs } from "node:util";
 import { GiB, MiB } from "./sizes.ts";
 
-export const BENCH_NAMES = ["full-copy", "diff-copy", "point", "nbd", "rpc", "kernels"] as const;
+export const BENCH_NAMES = ["full-copy", "diff-copy", "point", "nbd", "rpc", "restart", "kernels"] as const;
 export type BenchName = (typeof BENCH_NAMES)[number];
 
 export interface BenchOptions {

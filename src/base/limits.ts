@@ -38,9 +38,14 @@ export const COPIER_WORKERS = 2;
 export const DEVICE_OPERATIONS_MAX = 8;
 /** Device: opening, closing and resizing take milliseconds; what takes longer than this is a device that stalls. */
 export const DEVICE_STEP_TIMEOUT_MS = 10_000;
-/** Device: such steps at once, and those of stalled devices that never end: together they leave the thread pool a quarter. */
+/**
+ * Device: such steps at once, and those of stalled devices that never end; and looks at paths that requests name. Together
+ * they leave threads of the pool (32) for what has to go on.
+ */
 export const DEVICE_STEPS_MAX = 8;
-export const DEVICE_STEPS_LATE_MAX = 16;
+export const DEVICE_STEPS_LATE_MAX = 12;
+export const PATH_LOOKS_MAX = 4;
+export const PATH_LOOKS_LATE_MAX = 4;
 /** Device: operations waiting behind them; each belongs to a request that is bounded further up. */
 export const DEVICE_QUEUE_MAX = 16_384;
 /** Device: larger requests leave the caller's thread even when they are cached (1 MiB takes about 130 us inline). */
@@ -75,6 +80,8 @@ export const ACTIVITY_SLOTS = 1024;
 export const ACTIVITY_WAITERS_MAX = 262_144;
 /** Beyond this size an activity log is worth a checkpoint: replaying it takes some tenths of a second. */
 export const ACTIVITY_LOG_CHECKPOINT_BYTES = 16 * MiB;
+/** Maps of one point beyond this go into files of their own, so that its record fits into a frame. */
+export const POINT_MAPS_BYTES_MAX = 16 * MiB;
 /** State logs: one frame, and what may wait to be written; a map that needs more goes into a file of its own. */
 export const STATE_LOG_FRAME_BYTES_MAX = 64 * MiB;
 export const STATE_LOG_QUEUE_BYTES_MAX = 128 * MiB;

@@ -14,6 +14,7 @@ import {
   DEVICE_STEP_TIMEOUT_MS,
   PACE_MAX,
   PACE_MIN,
+  POINT_MAPS_BYTES_MAX,
   RPC_CHUNK_BYTES,
   STOP_CLIENTS_CUT_MS,
   STOP_CLIENTS_MS,
@@ -126,6 +127,7 @@ class Engine implements LocalEngine {
       core: given.core ?? (await loadCore()),
       mover: given.mover ?? createMover({ workers: COPIER_WORKERS }),
       files: this.#failStop.guard(given.files ?? system),
+      pointMapsBytesMax: given.pointMapsBytesMax ?? POINT_MAPS_BYTES_MAX,
       activity: given.activity ?? { slots: ACTIVITY_SLOTS, checkpointBytes: ACTIVITY_LOG_CHECKPOINT_BYTES },
       openDevice: given.openDevice ?? ((path) => openVolumeDevice(path, this.#clock)),
       identityOf: given.identityOf ?? identityOf,
@@ -187,6 +189,12 @@ class Engine implements LocalEngine {
 
   async addVolume(spec: VolumeSpec): Promise<VolumeFacts> {
     return this.#parts().volumes.add(spec);
+  }
+
+  async takeBackVolume(spec: VolumeSpec): Promise<VolumeStatus> {
+    const { volumes } = this.#parts();
+    await volumes.openOrKeep([spec]);
+    return volumes.status(spec.uid);
   }
 
   async removeVolume(uid: string): Promise<void> {

@@ -24,6 +24,8 @@ export interface EnginePorts {
   readonly mover: Mover;
   readonly files: StateFiles;
   readonly activity: ActivityBounds;
+  /** Maps of one point that go into its record; more go into files. A simulator makes it small. */
+  readonly pointMapsBytesMax: number;
   /** Opens exclusively. */
   openDevice(path: string): Promise<OpenedDevice>;
   /** The same keys without opening. */

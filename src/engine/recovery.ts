@@ -48,7 +48,7 @@ export async function recover(options: {
   const { log, points, damage } = await PointsLog.open(files, ports.core);
   if (damage)
     trouble("points may be lost; copies that may have had one since their last checkpoint have failed", damage);
-  await volumes.openAtStart(specs);
+  await volumes.openOrKeep(specs);
   const ended = new EndedSessions(files);
   const state = { points, pointsDamage: damage, ended, trouble };
   const read = await each(await files.list(SESSIONS_DIRECTORY), READS_AT_ONCE, (id) =>
@@ -81,12 +81,17 @@ async function noticeForeignWrites(
     const volume = volumes.require(spec.uid);
     const stamp = stamps.get(spec.uid);
     if (stamp === undefined) continue;
+    let foreign: TidemarkError | undefined;
+    try {
+      foreign = volume.online ? await foreignWriteTo(volume, volume.requireDevice(), stamp) : undefined;
+    } catch (error) {
+      volume.fail(error);
+    }
     if (!volume.online) {
       volume.expectedStamp = stamp;
       unseen.set(spec.uid, stamp);
       continue;
     }
-    const foreign = await foreignWriteTo(volume, volume.requireDevice(), stamp);
     if (!foreign) continue;
     trouble(`foreign write`, foreign);
     await sessions.foreignWrite(volume, foreign);

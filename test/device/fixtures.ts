@@ -111,6 +111,15 @@ export function memoryFileSystem(t: ExecutionContext, directory: string, sizeByt
 
 /** A FUSE file served by nbdkit with these arguments (filters, plugin, parameters). */
 export async function fuseFile(t: ExecutionContext, directory: string, ...nbdkit: string[]): Promise<string> {
+  return (await fuseDevice(t, directory, ...nbdkit)).path;
+}
+
+/** The same; `abort` ends its server, which ends with an error whatever waits for it. */
+export async function fuseDevice(
+  t: ExecutionContext,
+  directory: string,
+  ...nbdkit: string[]
+): Promise<{ readonly path: string; readonly abort: () => void }> {
   const point = join(directory, "fuse-mount");
   fs.mkdirSync(point);
   const child = spawn("nbdfuse", [join(point), "--command", "nbdkit", "-s", "--exit-with-parent", ...nbdkit], {
@@ -123,7 +132,7 @@ export async function fuseFile(t: ExecutionContext, directory: string, ...nbdkit
   });
   const path = join(point, "nbd");
   for (let attempt = 0; attempt < 200; attempt++) {
-    if (fs.existsSync(path)) return path;
+    if (fs.existsSync(path)) return { path, abort: () => child.kill("SIGKILL") };
     await systemClock.sleep(50);
   }
   throw new Error("nbdfuse did not come up");

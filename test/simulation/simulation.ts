@@ -67,8 +67,9 @@ class Simulation {
 
   async run(steps: readonly Step[]): Promise<Outcome> {
     const { box, counts } = this.#stage;
-    const onRejection = (error: unknown) => this.#stage.report(12, `nobody waited for: ${String(error)}`);
-    process.on("unhandledRejection", onRejection);
+    // A broken assertion in background work ends the process on purpose.
+    const onRejection = (error: unknown) => this.#stage.report(12, `nobody caught: ${String(error)}`);
+    process.on("unhandledRejection", onRejection).on("uncaughtException", onRejection);
     try {
       await this.#start([]);
       for (const step of steps) {
@@ -77,7 +78,7 @@ class Simulation {
       }
       if (!this.#stage.violation) await this.#lastPhase();
     } finally {
-      process.off("unhandledRejection", onRejection);
+      process.off("unhandledRejection", onRejection).off("uncaughtException", onRejection);
       box.kill();
     }
     let digest = box.scheduler.digest;
@@ -291,6 +292,7 @@ class Simulation {
       let found: EngineFound | undefined;
       let failure: { readonly error: unknown } | undefined;
       judge.started();
+      if (box.stateFaults.full) judge.fault("state-full");
       box.start().then(
         (what) => {
           found = what;

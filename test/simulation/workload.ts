@@ -122,7 +122,7 @@ export function chooseSteps(world: World, chance: Chance): Step[] {
     if (feature === undefined || world.features.has(feature)) weights[verb] = weight * chance.pick([0.3, 1, 1, 2]);
   }
   const steps: Step[] = [];
-  const hurry = chance.pick([0.2, 0.5, 0.8]);
+  const hurry = chance.pick([0.2, 0.6, 0.9]);
   let faulty = 0;
   const add = (verb: Verb) => {
     const seed = mixSeed(world.seed, steps.length + 1000);

@@ -120,6 +120,8 @@ export class EngineLab {
   readonly events: EngineEvent[] = [];
   readonly disks = new Map<string, Disk>();
   readonly #jobBytes: number;
+  /** Maps of a point that go into its record. */
+  pointMapsBytesMax = 16 * 1024 * 1024;
   engine: EngineApi;
   /** What the last start found. */
   found: EngineFound | undefined;
@@ -153,6 +155,7 @@ export class EngineLab {
       },
       ports: async () => ({
         files: this.#filesOfProcess(),
+        pointMapsBytesMax: this.pointMapsBytesMax,
         mover: smallJobs(createMover({ workers: 0, clock: this.clock }), this.#jobBytes),
         identityOf: async (path) => this.disk(path).identity ?? [path],
         openDevice: async (path) => {

@@ -1,6 +1,6 @@
 /** Grammar of the commands about the box, the program and the shell. */
 import { Argument, type Command } from "commander";
-import { perform } from "../perform.ts";
+import { action } from "./parts.ts";
 
 export function addBoxCommands(program: Command): void {
   addServe(program);
@@ -33,8 +33,10 @@ function addChecks(program: Command): void {
     .description("check the data directory of a box that does not run: every file of its own state")
     .option("--data <directory>", "directory of the box's state (or TIDEMARK_DATA)")
     .option("--repair", "make durable what the next start would make of it; nothing is invented")
-    .action((options: { data?: string; repair?: boolean }, command: Command) =>
-      perform(command, async (context) => (await import("../commands/fsck.ts")).fsck(context, options)),
+    .action(
+      action(async (context, options: { data?: string; repair?: boolean }) =>
+        (await import("../commands/fsck.ts")).fsck(context, options),
+      ),
     );
 }
 
@@ -45,8 +47,10 @@ function addScrub(program: Command): void {
       "read the box's own metadata again from the disk while it runs, and put right what memory knows better",
     )
     .argument("[volume]", "only the files of this volume and its copies")
-    .action((volume: string | undefined, _options: object, command: Command) =>
-      perform(command, async (context) => (await import("../commands/scrub.ts")).scrub(context, volume ?? "")),
+    .action(
+      action(async (context, volume: string | undefined) =>
+        (await import("../commands/scrub.ts")).scrub(context, volume ?? ""),
+      ),
     );
 }
 
@@ -54,22 +58,20 @@ function addState(program: Command): void {
   program
     .command("status")
     .description("the box: identity, addresses, totals")
-    .action((_options: object, command: Command) =>
-      perform(command, async (context) => (await import("../commands/status.ts")).status(context)),
-    );
+    .action(action(async (context) => (await import("../commands/status.ts")).status(context)));
   program
     .command("doctor")
     .description("look for what is wrong or missing, here and in the box, and say what to do")
-    .action((_options: object, command: Command) =>
-      perform(command, async (context) => (await import("../commands/doctor.ts")).doctor(context)),
-    );
+    .action(action(async (context) => (await import("../commands/doctor.ts")).doctor(context)));
   program
     .command("events")
     .description("what happened, oldest first")
     .option("--follow", "go on with events as they happen")
     .option("--subject <name>", "only events of this volume, export or copy")
-    .action((options: { follow?: boolean; subject?: string }, command: Command) =>
-      perform(command, async (context) => (await import("../commands/events.ts")).events(context, options)),
+    .action(
+      action(async (context, options: { follow?: boolean; subject?: string }) =>
+        (await import("../commands/events.ts")).events(context, options),
+      ),
     );
 }
 
@@ -86,9 +88,7 @@ function addProgram(program: Command): void {
   program
     .command("version")
     .description("versions of this program and of the server")
-    .action((_options: object, command: Command) =>
-      perform(command, async (context) => (await import("../commands/version.ts")).version(context)),
-    );
+    .action(action(async (context) => (await import("../commands/version.ts")).version(context)));
   program
     .command("help")
     .description("explain a command, or a topic: exit-codes, json")

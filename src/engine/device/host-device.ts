@@ -358,7 +358,7 @@ export class HostDevice implements BlockDevice {
       "DEVICE_GONE",
       {
         message: `${this.path} is not used any more because a flush failed: ${cause.message}`,
-        hint: "what was written last may be lost; check the device, then open the volume again (`tidemark volume reopen`)",
+        hint: "check the device; what was written last may be lost",
         metadata: { path: this.path, cause: cause.code },
       },
       { cause },
@@ -367,8 +367,12 @@ export class HostDevice implements BlockDevice {
   }
 
   /** Inode, size and time of the last write of a file; a block device has nothing of the kind. */
-  stamp(): Promise<string> {
-    if (this.kind !== "file") return Promise.resolve("");
+  async stamp(): Promise<string> {
+    if (this.kind !== "file") return "";
+    // The time of the last write is durable after an fsync only; fdatasync may leave it behind.
+    await new Promise<void>((resolve, reject) =>
+      fs.fsync(this.#fd, (error) => (error ? reject(ioErrorOf(error, this.#place("flush"))) : resolve())),
+    );
     return new Promise((resolve, reject) =>
       fs.fstat(this.#fd, { bigint: true }, (error, facts) =>
         error
@@ -393,7 +397,7 @@ export class HostDevice implements BlockDevice {
   #shrunkError(presentBytes: number): TidemarkError {
     return new TidemarkError("DEVICE_GONE", {
       message: `${this.path} has shrunk from ${this.#sizeBytes} to ${presentBytes} bytes behind the box's back`,
-      hint: "restore its size (truncate -s) and check its content, then open the volume again (`tidemark volume reopen`)",
+      hint: "restore its size (truncate -s) and check its content",
       metadata: {
         path: this.path,
         reason: "VOLUME_SHRUNK",

@@ -80,9 +80,9 @@ export class FailStop {
 }
 
 function isFinal(error: unknown): boolean {
-  const { code, detail } = asTidemarkError(error);
-  if (code !== "METADATA_WRITE_FAILED" || wasOutOfSpace(error)) return false;
-  return detail.metadata?.["operation"] === "write" || detail.metadata?.["operation"] === "sync";
+  const { operation, systemCode } = asTidemarkError(error).detail.metadata ?? {};
+  if (systemCode === undefined || wasOutOfSpace(error)) return false;
+  return operation === "write" || operation === "sync";
 }
 
 function never(): Promise<never> {

@@ -12,7 +12,7 @@
  *   5. What `open` has replayed is durable (data-safety 1.10 rule 3); that the name is, the caller has seen to.
  * Layout: docs/file-formats.md "Frame log". Source: data-safety 1.8.
  */
-import { assert } from "../../base/assert.ts";
+import { assert, endOnBug } from "../../base/assert.ts";
 import { asTidemarkError, TidemarkError } from "../../base/errors.ts";
 import { STATE_LOG_FRAME_BYTES_MAX, STATE_LOG_QUEUE_BYTES_MAX, STATE_LOG_QUEUE_FRAMES_MAX } from "../../base/limits.ts";
 import { loadCore } from "../map/core.ts";
@@ -56,6 +56,8 @@ export class FrameLog {
   /** Settles when everything appended so far is stored or refused. */
   #appended: Promise<unknown> = Promise.resolve();
   #writing: Promise<void> | undefined;
+  /** Whether what is being written is more than a mark. */
+  #writingData = false;
   /** Waits for its turn; whoever calls `sync` meanwhile joins it. */
   #nextSync: Promise<void> | undefined;
   #lastSync: Promise<void> = Promise.resolve();
@@ -145,9 +147,10 @@ export class FrameLog {
     return this.#failure !== undefined;
   }
 
-  /** Everything appended so far is durable. */
+  /** Everything appended so far is durable, but for a mark. */
   get isDurable(): boolean {
-    return this.#queue.length === 0 && this.#writing === undefined && this.#durableSequence === this.#end.sequence;
+    const stored = !this.#writingData && this.#queue.every(({ type }) => type === "mark");
+    return stored && this.#durableSequence >= this.#lastDataSequence;
   }
 
   /**
@@ -189,11 +192,12 @@ export class FrameLog {
       await this.#appended;
       if (this.#failure || this.#end.sequence === 0) return;
       await this.sync();
-      if (this.#lastDataSequence < this.#end.sequence) return;
-      await this.#append("mark", NO_PAYLOAD).catch((error) => {
-        if (!wasOutOfSpace(error)) throw error;
-      });
-      await this.sync();
+      await this.#appended; // the mark that follows a sync
+      if (this.#lastDataSequence === this.#end.sequence)
+        await this.#append("mark", NO_PAYLOAD).catch((error) => {
+          if (!wasOutOfSpace(error)) throw error;
+        });
+      if (this.#durableSequence < this.#end.sequence) await this.#syncAfter(this.#lastSync);
     } finally {
       await this.#file.close();
     }
@@ -234,16 +238,19 @@ export class FrameLog {
     await Promise.resolve();
     while (this.#queue.length > 0) {
       const group = this.#takeGroup();
+      this.#writingData = group.some((waiting) => waiting.type === "data");
       const encoded = encodeGroup(group, this.#end, this.#logChecksum, this.#durableSequence);
       try {
         await this.#file.write(this.#end.offsetBytes, encoded.bytes);
       } catch (error) {
         await this.#undo(group, asTidemarkError(error));
+        this.#writingData = false;
         continue;
       }
       let sequence = this.#end.sequence;
       Object.assign(this.#end, encoded.end);
-      if (group.some((waiting) => waiting.type === "data")) this.#lastDataSequence = this.#end.sequence;
+      if (this.#writingData) this.#lastDataSequence = this.#end.sequence;
+      this.#writingData = false;
       for (const waiting of group) waiting.resolve(++sequence);
     }
     this.#writing = undefined;
@@ -314,6 +321,16 @@ export class FrameLog {
       throw error;
     }
     this.#durableSequence = Math.max(this.#durableSequence, covered);
+    this.#proveEnd();
+  }
+
+  /**
+   * Damage to the last frame would look like a torn tail for as long as nothing follows it. A mark says that it was durable;
+   * the mark itself may be lost, so nobody waits for it.
+   */
+  #proveEnd(): void {
+    if (this.#failure || this.#queue.length > 0 || this.#writing || this.#lastDataSequence < this.#end.sequence) return;
+    this.#append("mark", NO_PAYLOAD).catch(endOnBug); // what fails for good is met by the next append
   }
 }
 

@@ -44,9 +44,10 @@ export async function readLog(
   ownerId: string,
   onFrame: (payload: Uint8Array, sequence: number) => void,
 ): Promise<{ readonly number: number; readonly checksum: number; readonly end: ReplayEnd }> {
-  const { number, checksum } = decodeLogHeader(file.path, await file.read(0, LOG_HEADER_BYTES), kind, ownerId);
+  const window = await FileWindow.over(file);
+  const { number, checksum } = decodeLogHeader(file.path, await window.at(0, LOG_HEADER_BYTES), kind, ownerId);
   checkLogName(file.path, number);
-  return { number, checksum, end: await replayFrames(file, checksum, onFrame) };
+  return { number, checksum, end: await replayFrames(file, window, checksum, onFrame) };
 }
 
 /** A name of the form `<name>-<number>.log` must agree with the header. METADATA_CORRUPT. */
@@ -57,13 +58,13 @@ export function checkLogName(path: string, number: number): void {
 }
 
 /** Gives each good frame to `onFrame`, in order. METADATA_CORRUPT names file and offset, also when `onFrame` cannot use it. */
-export async function replayFrames(
+async function replayFrames(
   file: StateFile,
+  window: FileWindow,
   logChecksum: number,
   onFrame: (payload: Uint8Array, sequence: number) => void,
 ): Promise<ReplayEnd> {
-  const fileBytes = await file.size();
-  const window = new FileWindow(file);
+  const { fileBytes } = window;
   let offset = LOG_HEADER_BYTES;
   let sequence = 0;
   let lastDataSequence = 0;

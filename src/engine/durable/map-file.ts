@@ -12,9 +12,9 @@
  */
 import { assert } from "../../base/assert.ts";
 import { asTidemarkError, TidemarkError } from "../../base/errors.ts";
-import { STATE_LOG_FRAME_BYTES_MAX, STATE_OWNER_BYTES_MAX } from "../../base/limits.ts";
+import { STATE_OWNER_BYTES_MAX } from "../../base/limits.ts";
 import { type Core, crc32c, loadCore } from "../map/core.ts";
-import { PagedBitmap } from "../map/paged-bitmap.ts";
+import { BITMAP_BITS_MAX, PagedBitmap } from "../map/paged-bitmap.ts";
 import { getText, getWhole, KIND_FIELD_BYTES, OWNER_FIELD_BYTES, putText, putWhole, viewOf } from "./fields.ts";
 import { FileWindow } from "./file-window.ts";
 import {
@@ -193,13 +193,15 @@ export async function verifyMap(files: StateFiles, path: string, expected: Expec
   await loadCore();
   const file = await files.open(path, { create: "must-exist" });
   try {
-    const head = await file.read(0, HEADER_BYTES);
+    const window = await FileWindow.over(file);
+    const head = Uint8Array.from(await window.at(0, HEADER_BYTES));
     const { bitCount, totals } = decodeHeader(path, head, expected);
     const page = new PagedBitmap(core, bitCount, "empty");
     try {
       let setBits = 0;
       await readRecords(
-        file,
+        path,
+        window,
         page,
         totals,
         crc32c(head.subarray(0, HEADER.identityEnd)),
@@ -226,9 +228,10 @@ export async function readMap(files: StateFiles, path: string, expected: MapHead
   const file = await files.open(path, { create: "must-exist" });
   const bitmap = new PagedBitmap(core, expected.bitCount, "empty");
   try {
-    const head = await file.read(0, HEADER_BYTES);
+    const window = await FileWindow.over(file);
+    const head = Uint8Array.from(await window.at(0, HEADER_BYTES));
     const { totals } = decodeHeader(path, head, expected);
-    await readRecords(file, bitmap, totals, crc32c(head.subarray(0, HEADER.identityEnd)));
+    await readRecords(path, window, bitmap, totals, crc32c(head.subarray(0, HEADER.identityEnd)));
     requireSetBits(path, bitmap.count, totals);
     return bitmap;
   } catch (error) {
@@ -246,15 +249,14 @@ function requireSetBits(path: string, setBits: number, totals: Totals): void {
 
 /** Adds each record to `bitmap`, then calls `added`. */
 async function readRecords(
-  file: StateFile,
+  path: string,
+  window: FileWindow,
   bitmap: PagedBitmap,
   totals: Totals,
   identity: number,
   added: (record: PageRecord) => void = () => undefined,
 ): Promise<void> {
-  const { path } = file;
-  const window = new FileWindow(file);
-  const fileBytes = await file.size();
+  const { fileBytes } = window;
   let offset = HEADER_BYTES;
   let checksum = identity;
   let nextPage = 0;
@@ -339,14 +341,14 @@ function decodeHeader(
       belongsTo: `${found.kind} ${found.ownerId} generation ${found.generation}`,
     });
   }
-  return {
-    bitCount: found.bitCount,
-    totals: {
-      setBits: getWhole(view, TOTALS.setBits),
-      pages: getWhole(view, TOTALS.pages),
-      records: getWhole(view, TOTALS.records),
-    },
+  const totals = {
+    setBits: getWhole(view, TOTALS.setBits),
+    pages: getWhole(view, TOTALS.pages),
+    records: getWhole(view, TOTALS.records),
   };
+  const possible = found.bitCount > 0 && found.bitCount <= BITMAP_BITS_MAX && !Object.values(totals).some(Number.isNaN);
+  if (!possible) throw corruptFile(path, "the header of the map makes no sense", { offset: "0" });
+  return { bitCount: found.bitCount, totals };
 }
 
 function encodeTrailer(totals: Totals, checksum: number): Uint8Array {
@@ -365,10 +367,10 @@ const EMBEDDED_RECORD_BYTES = 12;
 const EMBEDDED_VERSION = 1;
 
 /**
- * A map as bytes for a log frame, which protects them with its checksum. LIMIT_EXCEEDED when it does not fit into a frame:
- * use a file.
+ * A map as bytes for a log frame, which protects them with its checksum. Undefined when it would take more than `bytesMax`: use a
+ * file.
  */
-export function encodeMap(bitmap: PagedBitmap): Uint8Array {
+export function encodeMap(bitmap: PagedBitmap, bytesMax: number): Uint8Array | undefined {
   const totals: Totals = { setBits: 0, pages: 0, records: 0 };
   const pieces: Uint8Array[] = [];
   let bytes = EMBEDDED_HEAD_BYTES;
@@ -380,7 +382,7 @@ export function encodeMap(bitmap: PagedBitmap): Uint8Array {
     view.setUint32(8, record.form === "full" ? record.pageCount : record.payload.length, true);
     pieces.push(head, record.payload);
     bytes += EMBEDDED_RECORD_BYTES + record.payload.length;
-    if (bytes > STATE_LOG_FRAME_BYTES_MAX) throw tooLarge(bitmap);
+    if (bytes > bytesMax) return undefined;
   }
   const head = new Uint8Array(EMBEDDED_HEAD_BYTES);
   const view = viewOf(head);
@@ -433,13 +435,6 @@ export function decodeMap(bytes: Uint8Array, bitCount: number, core: Core): Page
     bitmap.dispose();
     throw error;
   }
-}
-
-function tooLarge(bitmap: PagedBitmap): TidemarkError {
-  return new TidemarkError("LIMIT_EXCEEDED", {
-    message: `a map of ${bitmap.bitCount} granules does not fit into a log frame of ${STATE_LOG_FRAME_BYTES_MAX} bytes`,
-    hint: "write it to a map file",
-  });
 }
 
 function corruptMap(what: string): TidemarkError {

@@ -176,6 +176,8 @@ export class MemoryStateFiles implements StateFiles {
   #life = 0;
   #number = 0;
   readonly #inFlight = new Set<InFlight>();
+  /** Files opened and not closed yet. */
+  openFiles = 0;
   intercept: ((operation: MemoryOperation) => void | Promise<void>) | undefined;
 
   async open(path: string, { create }: { create: "must-not-exist" | "may-exist" | "must-exist" }): Promise<StateFile> {
@@ -306,6 +308,7 @@ export class MemoryStateFiles implements StateFiles {
 
   #handle(path: string, node: FileNode): StateFile {
     const life = this.#life;
+    this.openFiles++;
     let closed = false;
     let failure: TidemarkError | undefined;
     const check = () => {
@@ -359,6 +362,7 @@ export class MemoryStateFiles implements StateFiles {
         node.pending = node.pending.filter((later) => later.number > limit);
       },
       close: async () => {
+        if (!closed) this.openFiles--;
         closed = true;
         await Promise.resolve();
       },

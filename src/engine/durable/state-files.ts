@@ -64,6 +64,9 @@ export function directoryOf(path: string): string {
   return slash < 0 ? "" : path.slice(0, slash);
 }
 
+/** What says that the medium, or the file system on it, is bad. */
+const MEDIUM_CODES: ReadonlySet<string> = new Set(["EIO", "EBADMSG", "EUCLEAN", "EREMOTEIO", "EILSEQ", "ENXIO"]);
+
 type FileOperation = "open" | "read" | "write" | "sync" | "rename" | "remove" | "list" | "make" | "close";
 
 /** A failure of the system as the error that guarantee 4 promises. */
@@ -88,7 +91,7 @@ export function stateFileError(operation: FileOperation, path: string, cause: un
       metadata,
     });
   }
-  if (operation === "read" || operation === "list") {
+  if ((operation === "read" || operation === "list" || operation === "open") && MEDIUM_CODES.has(systemCode)) {
     return new TidemarkError("MEDIUM_ERROR", {
       message: `state file ${path} cannot be read: ${reason}`,
       hint: "check the disk under the state directory",

@@ -19,15 +19,18 @@ import type { CopyKind, CopyReason, ExtentRef } from "../engine-api.ts";
 import { PagedBitmap } from "../map/paged-bitmap.ts";
 import type { EnginePorts } from "../ports.ts";
 import { within } from "../sync/deadline.ts";
+import { each } from "../sync/each.ts";
 import type { EpochTrust } from "../volume/change-chain.ts";
 import type { Volume } from "../volume/volume.ts";
 import { bytesOfGranules, extentsOverlap } from "./extents.ts";
-import type { LogicalChange, PointsLog, VolumeSeal } from "./points-log.ts";
+import { encodePointMap, type LogicalChange, type PointMap, type PointsLog, type VolumeSeal } from "./points-log.ts";
 import { planStart, type StartPlan, transitionOf } from "./rules.ts";
 import type { CopySession } from "./session.ts";
 import { SessionFiles } from "./session-files.ts";
 import type { SessionRecord } from "./session-record.ts";
 
+/** Members whose files are made at the same time. */
+const PREPARED_AT_ONCE = 16;
 const PRE_FLUSHES_MAX = 6;
 const PRE_FLUSH_SHORT_MS = 10;
 
@@ -88,15 +91,15 @@ interface Fired {
 
 export async function firePoint(host: PointHost, members: readonly PointMember[]): Promise<CopySession[]> {
   planAll(host, members);
-  const prepared: Prepared[] = [];
+  const made: Prepared[] = [];
   try {
-    for (const member of members) prepared.push(await prepare(host, member));
+    const prepared = await prepareAll(host, members, made);
     const volumes = distinct(prepared.flatMap((one) => [one.source, one.destination]));
     await withinBarrier(host, preFlush(host, prepared));
     return await underBarrier(host, prepared, volumes);
   } catch (error) {
     // The first error is the one to report; what cannot be removed now is removed at the next start.
-    await Promise.allSettled(prepared.map((one) => (one.isNew ? one.files.remove() : one.files.abandonGeneration())));
+    await Promise.allSettled(made.map((one) => (one.isNew ? one.files.remove() : one.files.abandonGeneration())));
     throw error;
   }
 }
@@ -132,20 +135,33 @@ function requireIndependent(members: readonly PointMember[]): void {
     }
 }
 
+/** The files of all members. `made`, which the caller removes after a failure, has those that exist. */
+async function prepareAll(host: PointHost, members: readonly PointMember[], made: Prepared[]): Promise<Prepared[]> {
+  const tracked = new Set<Volume>();
+  for (const member of members) {
+    const source = host.volume(member.source.volumeUid);
+    const destination = host.volume(member.destination.volumeUid);
+    source.requireDevice();
+    if (destination.requireDevice().readOnly)
+      throw new TidemarkError("READ_ONLY", {
+        message: `destination ${member.destination.name} can only be read`,
+        hint: "register it from a path that can be written, or choose another destination",
+      });
+    if (member.kind === "quickopc") tracked.add(source).add(destination);
+  }
+  await each([...tracked], PREPARED_AT_ONCE, (volume) => host.prepareTracking(volume));
+  return each(members, PREPARED_AT_ONCE, async (member) => {
+    const prepared = await prepare(host, member);
+    made.push(prepared);
+    return prepared;
+  });
+}
+
 async function prepare(host: PointHost, member: PointMember): Promise<Prepared> {
   const source = host.volume(member.source.volumeUid);
   const destination = host.volume(member.destination.volumeUid);
-  source.requireDevice();
-  if (destination.requireDevice().readOnly)
-    throw new TidemarkError("READ_ONLY", {
-      message: `destination ${member.destination.name} can only be read`,
-      hint: "register it from a path that can be written, or choose another destination",
-    });
-  if (member.kind === "quickopc") {
-    await host.prepareTracking(source);
-    await host.prepareTracking(destination);
-  }
-  const existing = planStart(host.views(), member).existing?.session;
+  const plan = planStart(host.views(), member);
+  const existing = plan.existing?.session;
   if (existing) {
     await withinBarrier(
       host,
@@ -154,13 +170,18 @@ async function prepare(host: PointHost, member: PointMember): Promise<Prepared> 
     const logFile = await existing.files.prepareGeneration();
     return { member, source, destination, files: existing.files, isNew: false, logFile };
   }
-  const files = await SessionFiles.create(host.ports.files, newRecord(host, member));
+  const files = await SessionFiles.create(host.ports.files, newRecord(host, member, plan));
   return { member, source, destination, files, isNew: true, logFile: files.logFile };
 }
 
-function newRecord(host: PointHost, member: PointMember): SessionRecord {
+/** `plan` has the extents as long as what is copied. */
+function newRecord(
+  host: PointHost,
+  member: PointMember,
+  { source, destination }: Pick<Plan, "source" | "destination">,
+): SessionRecord {
   const nowMs = host.ports.clock.nowMs();
-  const { source, destination, id, kind, pace } = member;
+  const { id, kind, pace } = member;
   const zero = { plannedGranules: 0, bytesPlanned: 0, bytesCopied: 0, bytesZeroed: 0, bytesCloned: 0 };
   const epochs = { sourceEpoch: 0, destinationEpoch: 0, barrierMicroseconds: 0 };
   return {
@@ -207,8 +228,7 @@ async function underBarrier(
     const sources = distinct(prepared.map((one) => one.source));
     await withinBarrier(host, Promise.all(sources.map((volume) => volume.flush())));
     const pointMs = clock.nowMs(); // one time for all: the members are of one instant
-    const fired = plans.map((plan, index) => compute(host, plan, at(prepared, index), pointMs));
-    await commit(host, fired, pointMs);
+    const fired = await fireAll(host, plans, prepared, pointMs);
     const sessions = fired.map((one) => takeOver(host, one));
     const barrierMicroseconds = Math.round((clock.monotonicMs() - startedMs) * 1000);
     for (const session of sessions) session.barrierMicroseconds = barrierMicroseconds;
@@ -273,7 +293,7 @@ function compute(host: PointHost, plan: Plan, prepared: Prepared, pointMs: numbe
   const reason = reasonOf(transition.reason, trust);
   const kind = transition.to.startsWith("opc") || plan.restores ? "opc" : "quickopc";
   const record: SessionRecord = {
-    ...(session?.record() ?? newRecord(host, member)),
+    ...(session?.record() ?? newRecord(host, member, plan)),
     ...{ state: "live", kind, tracking: kind === "quickopc", pace: member.pace, reason, failure: undefined },
     ...{ source: plan.source, destination: plan.destination, pointMs },
     ...{ generation: (session?.generation ?? 0) + 1, plannedGranules: pending.count },
@@ -289,6 +309,28 @@ export function reasonOf(reason: CopyReason | undefined, trust: EpochTrust): Cop
   if (reason === undefined) return "FIRST_COPY";
   if (trust === "exact" || (reason !== "DIFFERENCE" && reason !== "RESTORE_DIFFERENCE")) return reason;
   return trust === "lost" ? "BASE_LOST" : "MAP_WIDENED";
+}
+
+/** Steps 4 and 5. When it throws nothing has happened. */
+async function fireAll(
+  host: PointHost,
+  plans: readonly Plan[],
+  prepared: readonly Prepared[],
+  pointMs: number,
+): Promise<Fired[]> {
+  const fired: Fired[] = [];
+  try {
+    for (const [index, plan] of plans.entries()) fired.push(compute(host, plan, at(prepared, index), pointMs));
+    await commit(host, fired, pointMs);
+    return fired;
+  } catch (error) {
+    for (const { record, prepared: one, pending } of fired) {
+      one.source.chain.release(record.sourceEpoch, record.id);
+      one.destination.chain.release(record.destinationEpoch, record.id);
+      pending.dispose();
+    }
+    throw error;
+  }
 }
 
 /** Steps 4 (epochs) and 5. */
@@ -309,9 +351,21 @@ async function commit(host: PointHost, fired: readonly Fired[], pointMs: number)
     const sourceEpoch = sealed.get(one.prepared.source.uid)?.openedEpoch ?? 0;
     const destinationEpoch = sealed.get(one.prepared.destination.uid)?.openedEpoch ?? 0;
     one.record = { ...one.record, sourceEpoch, destinationEpoch };
+    // Held from here on: another session that ends while the record is written must not take the epochs with it.
+    one.prepared.source.chain.hold(sourceEpoch, one.record.id);
+    one.prepared.destination.chain.hold(destinationEpoch, one.record.id);
+  }
+  const maps: PointMap[] = [];
+  let freeBytes = host.ports.pointMapsBytesMax;
+  for (const one of fired) {
+    const map = encodePointMap(one.pending, freeBytes);
+    if (map === "in-file") {
+      const mapFile = await one.prepared.files.writePointMap(one.record.generation, one.pending);
+      one.record = { ...one.record, mapFile };
+    } else if (map !== "full") freeBytes -= map.length;
+    maps.push(map);
   }
   const sessions = fired.map((one) => one.record);
-  const maps = fired.map((one) => one.pending);
   await host.points.append({ pointMs, sessions, seals: [...sealed.values()], logicalChanges }, maps);
 }
 
@@ -319,10 +373,8 @@ async function commit(host: PointHost, fired: readonly Fired[], pointMs: number)
 function takeOver(host: PointHost, fired: Fired): CopySession {
   const { record, prepared, pending } = fired;
   const existing = fired.plan.existing?.session;
-  if (existing) {
-    existing.files.adoptGeneration();
-    existing.newGeneration(record, pending);
-  }
+  prepared.files.adoptGeneration();
+  existing?.newGeneration(record, pending);
   const session = existing ?? host.attach(record, pending, prepared.files);
   session.holdEpochs();
   return session;

@@ -16,6 +16,7 @@ import { REGION_BITS_BYTES } from "../durable/activity-frames.ts";
 import { parseJson } from "../durable/fields.ts";
 import { FrameLog } from "../durable/frame-log.ts";
 import { decodeMap, encodeMap } from "../durable/map-file.ts";
+import { TEMPORARY_SUFFIX } from "../durable/replace-file.ts";
 import { corruptFile, isDamage, type StateFiles } from "../durable/state-files.ts";
 import type { Core } from "../map/core.ts";
 import { PagedBitmap } from "../map/paged-bitmap.ts";
@@ -47,17 +48,30 @@ export interface PointRecord {
   readonly logicalChanges: readonly LogicalChange[];
 }
 
-/** A point as read back, with the map of each session (owned by the reader). */
+/** A point as read back, with the maps that it has itself (owned by the reader). */
 export interface RecoveredPoint extends PointRecord {
   readonly maps: ReadonlyMap<string, PagedBitmap>;
 }
 
 interface JsonPart extends PointRecord {
-  /** Bytes of each map; FULL_MAP for one that says "everything", whose size would only cost time in the barrier. */
+  /** Bytes of each map, FULL_MAP or MAP_IN_FILE. */
   readonly mapLengths: readonly number[];
 }
 
 const FULL_MAP = -1;
+const MAP_IN_FILE = -2;
+
+/**
+ * A map as a point has it. `full`: it says "everything", whose size would only cost time in the barrier. `in-file`: it is in the file
+ * that the session's record names.
+ */
+export type PointMap = Uint8Array | "full" | "in-file";
+
+/** `in-file` when the map takes more than `bytesMax`; the caller then writes the file. */
+export function encodePointMap(map: PagedBitmap, bytesMax: number): PointMap {
+  if (map.count === map.bitCount) return "full";
+  return encodeMap(map, bytesMax) ?? "in-file";
+}
 
 /** What `open` found. `damage`: records may be missing from `points`. */
 export interface FoundPoints {
@@ -92,6 +106,7 @@ export class PointsLog {
   /** Opens the logs and reads their points, oldest first. SCHEMA_TOO_NEW, and what the disk may throw. */
   static async open(files: StateFiles, core: Core): Promise<FoundPoints> {
     const names = await files.list("");
+    for (const name of names) if (name.endsWith(TEMPORARY_SUFFIX)) await files.remove(name);
     const numbers = pointsLogNumbers(names);
     const used = Math.max(0, ...names.map((name) => Number(/^points-(\d+)\.log/.exec(name)?.[1] ?? 0)));
     const points: RecoveredPoint[] = [];
@@ -135,13 +150,14 @@ export class PointsLog {
   }
 
   /** Durable when it resolves: the point has happened. */
-  async append(record: PointRecord, maps: readonly PagedBitmap[]): Promise<void> {
-    const encoded = maps.map((map) => (map.count === map.bitCount ? undefined : encodeMap(map)));
-    const part: JsonPart = { ...record, mapLengths: encoded.map((bytes) => bytes?.length ?? FULL_MAP) };
+  async append(record: PointRecord, maps: readonly PointMap[]): Promise<void> {
+    const encoded = maps.filter((map) => typeof map !== "string");
+    const lengthOf = (map: PointMap) => (map === "full" ? FULL_MAP : map === "in-file" ? MAP_IN_FILE : map.length);
+    const part: JsonPart = { ...record, mapLengths: maps.map(lengthOf) };
     const json = new TextEncoder().encode(JSON.stringify(part));
     const head = new Uint8Array(4);
     new DataView(head.buffer).setUint32(0, json.length, true);
-    await this.#log.append(Buffer.concat([head, json, ...encoded.filter((bytes) => bytes !== undefined)]));
+    await this.#log.append(Buffer.concat([head, json, ...encoded]));
     await this.#log.sync();
     this.#records++;
   }
@@ -234,6 +250,7 @@ export function decodePoint(path: string, payload: Uint8Array, core: Core): Reco
     part.sessions.forEach((session, index) => {
       const length = part.mapLengths[index] ?? 0;
       const granuleCount = granuleCountOf(session.source.lengthBytes);
+      if (length === MAP_IN_FILE) return;
       if (length === FULL_MAP) {
         maps.set(session.id, new PagedBitmap(core, granuleCount, "full"));
         return;

@@ -9,7 +9,7 @@
  *   3. Files that the superblock does not name are left-overs and are removed at start.
  * Source: data-safety 1.4, 1.8; formats: docs/file-formats.md.
  */
-import { assert } from "../../base/assert.ts";
+import { assert, endOnBug } from "../../base/assert.ts";
 import { asTidemarkError, TidemarkError } from "../../base/errors.ts";
 import { encodeJson, parseJson } from "../durable/fields.ts";
 import { FrameLog, readFoundLog } from "../durable/frame-log.ts";
@@ -35,6 +35,8 @@ export class SessionFiles {
   #mapFile: string | undefined;
   #serial: number;
   #next: { readonly log: FrameLog; readonly name: string } | undefined;
+  /** Map of the next generation, when it is in a file. */
+  #nextMap: string | undefined;
   /** Log being made for the next generation: a checkpoint at the same time must not take it for a left-over. */
   #preparing: string | undefined;
 
@@ -96,11 +98,25 @@ export class SessionFiles {
     const serial = 1;
     const logFile = logName(serial);
     const first: SessionRecord = { ...record, mapFile: undefined, logFile };
-    const log = await createLog(files, directory, serial, first);
-    const superblock = await Superblock.create(files, `${directory}/super`, "session", id, first, decodeSessionRecord);
-    await files.syncDirectory(directory);
-    await files.syncDirectory(SESSIONS_DIRECTORY);
-    return new SessionFiles({ id, files, superblock, log, logFile, mapFile: undefined, serial });
+    let log: FrameLog | undefined;
+    try {
+      log = await createLog(files, directory, serial, first);
+      const superblock = await Superblock.create(
+        files,
+        `${directory}/super`,
+        "session",
+        id,
+        first,
+        decodeSessionRecord,
+      );
+      await files.syncDirectory(SESSIONS_DIRECTORY);
+      return new SessionFiles({ id, files, superblock, log, logFile, mapFile: undefined, serial });
+    } catch (error) {
+      // The first error is the one to report; what cannot be removed now is removed at the next start.
+      await Promise.allSettled([log?.close()]);
+      await removeSessionDirectory(files, id).catch(endOnBug);
+      throw error;
+    }
   }
 
   /** The superblock of a session found at start; `open` takes it over. */
@@ -204,19 +220,31 @@ export class SessionFiles {
 
   /** The point is durable: records go to the new log from now on. */
   adoptGeneration(): void {
-    assert(this.#next !== undefined, "prepared before the barrier");
+    this.#mapFile = this.#nextMap;
+    this.#nextMap = undefined;
+    if (!this.#next) return; // the first generation has the log that the session was made with
     const old = this.#log;
     this.#log = this.#next.log;
     this.#logFile = this.#next.name;
-    this.#mapFile = undefined;
     this.#next = undefined;
     // The old generation's records no longer count, so it does not matter whether its log can be closed in order.
     old.close().catch(() => undefined);
   }
 
+  /** For a map that does not fit into the record of the point: in a file, durable, whose name goes into the record. */
+  async writePointMap(generation: number, map: PagedBitmap): Promise<string> {
+    const name = `pending-${++this.#serial}.map`;
+    this.#nextMap = name; // from here on no checkpoint takes it for a left-over
+    const header = { kind: "pending" as const, ownerId: this.id, generation, bitCount: map.bitCount };
+    await writeMap(this.#files, `${this.directory}/${name}`, header, map);
+    return name;
+  }
+
   /** The point was not fired. */
   async abandonGeneration(): Promise<void> {
     const next = this.#next;
+    if (this.#nextMap) await this.#files.remove(`${this.directory}/${this.#nextMap}`);
+    this.#nextMap = undefined;
     if (!next) return;
     this.#next = undefined;
     await next.log.close();
@@ -282,7 +310,13 @@ export class SessionFiles {
   /** Asked anew for each name: a point may prepare or adopt its log between two of them. */
   #isKept(name: string): boolean {
     if (this.#preparing !== undefined && name.startsWith(this.#preparing)) return true;
-    return name === "super" || name === this.#mapFile || name === this.#logFile || name === this.#next?.name;
+    return (
+      name === "super" ||
+      name === this.#mapFile ||
+      name === this.#logFile ||
+      name === this.#next?.name ||
+      name === this.#nextMap
+    );
   }
 
   /** Durably over; what remains is to retire the files. */

@@ -20,7 +20,7 @@ export interface SessionRecord {
   readonly state: RecordState;
   readonly kind: CopyKind;
   readonly tracking: boolean;
-  /** Both as long as what is copied. */
+  /** What is copied is as long as the source; the destination may be longer. */
   readonly source: ExtentRef;
   readonly destination: ExtentRef;
   readonly pace: number;
@@ -92,8 +92,8 @@ export function decodeSessionRecord(value: unknown): SessionRecord {
     if (lengthBytes <= 0 || offsetBytes < 0 || offsetBytes + lengthBytes > VOLUME_SIZE_BYTES_MAX) return bad(side);
   }
   if (record["end"] !== undefined && !isEnd(record["end"])) return bad("end");
-  if ((value as SessionRecord).source.lengthBytes !== (value as SessionRecord).destination.lengthBytes)
-    return bad("destination.lengthBytes");
+  const { source, destination } = value as SessionRecord;
+  if (source.lengthBytes !== destination.lengthBytes) return bad("destination.lengthBytes");
   // JSON leaves undefined fields out.
   return {
     ...(value as SessionRecord),

@@ -8,8 +8,8 @@
  * when a volume of it is not registered. Source: data-safety 1.4, 1.9, 1.10.
  */
 import { asTidemarkError, TidemarkError } from "../../base/errors.ts";
-import { granuleCountOf } from "../../base/units.ts";
-import { isDamage } from "../durable/state-files.ts";
+import { granuleCountOf, granulesTouched } from "../../base/units.ts";
+import { corruptFile, isDamage } from "../durable/state-files.ts";
 import type { Superblock } from "../durable/superblock.ts";
 import { PagedBitmap } from "../map/paged-bitmap.ts";
 import type { EnginePorts } from "../ports.ts";
@@ -52,7 +52,8 @@ export async function readSession(
   const fromPoint = fired && own && fired.record.generation > own.generation ? fired : undefined;
   const record = fromPoint?.record ?? own;
   if (superblock && record && record.state !== "ended" && isRegistered(volumes, record)) {
-    const lost = state.pointsDamage && (await SessionFiles.mayBeLater(files, record)) ? state.pointsDamage : undefined;
+    const later = state.pointsDamage && (await SessionFiles.mayBeLater(files, record)) ? state.pointsDamage : undefined;
+    const lost = later ?? misplaced(volumes, record);
     if (lost || record.state !== "creating")
       return openFound(ports, superblock, record, { pointMap: fromPoint?.map, lost });
   }
@@ -63,6 +64,17 @@ export async function readSession(
     return undefined;
   }
   return leaveOut(ports, record, state);
+}
+
+/** Damage when an extent of the session does not lie inside its volume, which keeps its size while it is in a session. */
+function misplaced(volumes: VolumeSet, record: SessionRecord): TidemarkError | undefined {
+  const outside = [record.source, record.destination].find(({ volumeUid, offsetBytes, lengthBytes }) => {
+    const { first, count } = granulesTouched(offsetBytes, lengthBytes);
+    return first + count > (volumes.find(volumeUid)?.chain.granuleCount ?? 0);
+  });
+  if (!outside) return undefined;
+  const path = `${SESSIONS_DIRECTORY}/${record.id}/super`;
+  return corruptFile(path, `copy ${record.id} reaches beyond the end of volume ${outside.name}`);
 }
 
 /** The superblock; undefined when there is no session; an error when it is damaged. */
@@ -174,11 +186,10 @@ function notRegistered({ source, destination }: SessionRecord): TidemarkError {
 function newestPoint(
   points: readonly RecoveredPoint[],
   id: string,
-): { record: SessionRecord; map: PagedBitmap } | undefined {
+): { record: SessionRecord; map: PagedBitmap | undefined } | undefined {
   for (const point of [...points].reverse()) {
     const record = point.sessions.find((session) => session.id === id);
-    const map = point.maps.get(id);
-    if (record && map) return { record, map };
+    if (record) return { record, map: point.maps.get(id) };
   }
   return undefined;
 }

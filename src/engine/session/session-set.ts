@@ -346,7 +346,7 @@ export class SessionSet {
         this.#trouble(error);
         await this.#ports.clock.sleep(RETRY_AFTER_MS, this.#stopped.signal);
       }
-    } while (!this.#stopping && this.#unsettled.size > 0);
+    } while (!this.#stopping && (this.#unsettled.size > 0 || this.#points.records > 0));
   }
 
   /** What points wrote into their records goes to the files of sessions and volumes; then the records can go. */

@@ -33,17 +33,20 @@ export function decodeVolumeRecord(value: unknown): VolumeRecord {
   };
   if (typeof value !== "object" || value === null) return bad("record");
   const record = value as Record<string, unknown>;
-  for (const field of ["nextEpoch", "log", "serial"])
-    if (!Number.isSafeInteger(record[field]) || (record[field] as number) < 0) return bad(field);
+  for (const field of ["nextEpoch", "log", "serial"]) if (!isCount(record[field])) return bad(field);
   if (typeof record["uid"] !== "string") return bad("uid");
   if (!Array.isArray(record["epochs"])) return bad("epochs");
   let lastId = -1;
   for (const entry of record["epochs"] as unknown[]) {
-    if (!Array.isArray(entry) || entry.length !== 4 || !entry.every((part) => Number.isSafeInteger(part) && part >= 0))
-      return bad("epochs");
+    if (!Array.isArray(entry) || entry.length !== 4 || !entry.every(isCount)) return bad("epochs");
     if (entry[0] <= lastId) return bad("epochs.id");
     if (entry[2] >= TRUSTS.length) return bad("epochs.trust");
     lastId = entry[0];
   }
   return value as VolumeRecord;
+}
+
+/** Epochs and serials are counted on from what is read: far below the end of the exact numbers. */
+function isCount(value: unknown): boolean {
+  return Number.isSafeInteger(value) && (value as number) >= 0 && (value as number) < 2 ** 52;
 }

@@ -40,6 +40,7 @@ export class VolumeTracking {
   #marksNoted = 0;
   #marksKept = 0;
   #checkpointing = false;
+  #closed = false;
   /** Granules of each epoch in the map file that the superblock names. */
   #inFiles: ReadonlyMap<number, { readonly count: number; readonly serial: number }> = new Map();
 
@@ -67,10 +68,15 @@ export class VolumeTracking {
     await files.makeDirectory(directory);
     const openEpoch = volume.chain.nextId - 1;
     const activity = await ActivityLog.create(logOptions(ports, volume), 1, openEpoch);
-    const superblock = await newSuperblock(files, volume, { log: 1, serial: 1, epochs: [], replaces: "nothing" });
-    await files.syncDirectory(directory);
-    await files.syncDirectory(VOLUMES_DIRECTORY);
-    return new VolumeTracking({ ports, volume, superblock, activity, openEpoch });
+    try {
+      // What is there already is left over from an attempt that failed: nobody tracks the volume.
+      const superblock = await newSuperblock(files, volume, { log: 1, serial: 1, epochs: [] });
+      await files.syncDirectory(VOLUMES_DIRECTORY);
+      return new VolumeTracking({ ports, volume, superblock, activity, openEpoch });
+    } catch (error) {
+      await activity.close();
+      throw error;
+    }
   }
 
   /**
@@ -164,8 +170,7 @@ export class VolumeTracking {
     volume.chain.restore(epochs, nextEpoch);
     const openEpoch = sorted.at(-1) ?? volume.chain.nextId - 1;
     const activity = await ActivityLog.create(logOptions(ports, volume), serial, openEpoch);
-    const made = { log: serial, serial, epochs: entries, replaces: "damaged" as const };
-    const superblock = await newSuperblock(files, volume, made);
+    const superblock = await newSuperblock(files, volume, { log: serial, serial, epochs: entries });
     await files.syncDirectory(VOLUMES_DIRECTORY);
     const tracking = new VolumeTracking({ ports, volume, superblock, activity, openEpoch });
     await tracking.#removeLeftovers(directory);
@@ -214,10 +219,15 @@ export class VolumeTracking {
       for (const change of point.logicalChanges) {
         if (change.uid !== this.#volume.uid) continue;
         const destination = point.sessions.find((session) => session.id === change.sessionId)?.destination;
-        const map = point.maps.get(change.sessionId);
-        if (!destination || !map) continue;
-        const { first, count } = granulesTouched(destination.offsetBytes, destination.lengthBytes);
-        epochOf(epochs, change.epoch, this.#volume).map.union(map, { first, count, otherFirst: 0 });
+        if (!destination) continue;
+        const touched = granulesTouched(destination.offsetBytes, destination.lengthBytes);
+        const { map } = epochOf(epochs, change.epoch, this.#volume);
+        // The volume may have become smaller since, when nothing tracked it any more.
+        const count = Math.min(touched.count, map.bitCount - touched.first);
+        if (count <= 0) continue;
+        const changed = point.maps.get(change.sessionId);
+        if (changed) map.union(changed, { first: touched.first, count, otherFirst: 0 });
+        else map.setRange(touched.first, count); // its map is in a file of the session, which may be gone
         this.noteMarks();
       }
     }
@@ -271,8 +281,9 @@ export class VolumeTracking {
   /** What the points did to the chain is durable in the volume's own files when it resolves. */
   async settle(): Promise<void> {
     if (this.#marksKept < this.#marksNoted) return this.checkpoint("running");
-    await this.activity.sync();
     await this.#checkpoints.run(async () => {
+      if (this.#closed) return;
+      await this.activity.sync();
       const record = this.#super.value;
       const serials = new Map(record.epochs.map(([id, , , serial]) => [id, serial]));
       const epochs = this.#volume.chain.epochs.map((epoch) => entryOf(epoch, serials.get(epoch.id) ?? 0));
@@ -297,6 +308,7 @@ export class VolumeTracking {
   /** Writes the chain as it is and begins a new log. `clean`: nothing is hot any more; the next start finds it exact. */
   checkpoint(mode: "running" | "clean"): Promise<void> {
     return this.#checkpoints.run(async () => {
+      if (this.#closed) return;
       if (mode === "clean") await this.activity.evictAll();
       const number = this.activity.number + 1;
       const serial = ++this.#serial;
@@ -343,14 +355,23 @@ export class VolumeTracking {
     }
   }
 
-  async close(): Promise<void> {
-    await this.activity.close();
-    await this.#super.close();
+  /** After what is under way on the files; what comes later does nothing. */
+  close(): Promise<void> {
+    return this.#checkpoints.run(() => this.#close());
   }
 
-  async remove(): Promise<void> {
-    await this.close();
-    await removeVolumeDirectory(this.#files, this.#volume.uid);
+  remove(): Promise<void> {
+    return this.#checkpoints.run(async () => {
+      await this.#close();
+      await removeVolumeDirectory(this.#files, this.#volume.uid);
+    });
+  }
+
+  async #close(): Promise<void> {
+    if (this.#closed) return;
+    this.#closed = true;
+    await this.activity.close();
+    await this.#super.close();
   }
 }
 
@@ -366,12 +387,12 @@ export async function removeVolumeDirectory(files: StateFiles, uid: string): Pro
 function newSuperblock(
   files: StateFiles,
   volume: Volume,
-  first: Pick<VolumeRecord, "log" | "serial" | "epochs"> & { readonly replaces: "nothing" | "damaged" },
+  first: Pick<VolumeRecord, "log" | "serial" | "epochs">,
 ): Promise<Superblock<VolumeRecord>> {
-  const { log, serial, epochs, replaces } = first;
+  const { log, serial, epochs } = first;
   const record: VolumeRecord = { uid: volume.uid, nextEpoch: volume.chain.nextId, log, serial, epochs };
   const path = `${directoryOf(volume.uid)}/super`;
-  return Superblock.create(files, path, "volume", volume.uid, record, decodeVolumeRecord, replaces);
+  return Superblock.create(files, path, "volume", volume.uid, record, decodeVolumeRecord, "damaged");
 }
 
 /** Numbers of the activity logs among these names from `first` on, ascending. */

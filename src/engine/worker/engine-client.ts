@@ -9,7 +9,9 @@
  * Bytes given to `write` and `read` move to the engine when they own their memory: the caller must not use them again.
  */
 import type { Worker } from "node:worker_threads";
+import { systemClock } from "../../base/clock.ts";
 import { type ErrorDetail, fromErrorRecord, TidemarkError } from "../../base/errors.ts";
+import { STOP_THREAD_MS } from "../../base/limits.ts";
 import { spawnWorker } from "../../base/spawn-worker.ts";
 import type {
   CopyPlan,
@@ -128,6 +130,10 @@ export class WorkerEngineClient implements EngineClient {
 
   addVolume(spec: VolumeSpec): Promise<VolumeFacts> {
     return this.#call("addVolume", spec);
+  }
+
+  takeBackVolume(spec: VolumeSpec): Promise<VolumeStatus> {
+    return this.#call("takeBackVolume", spec);
   }
 
   removeVolume(uid: string): Promise<void> {
@@ -278,11 +284,16 @@ export class WorkerEngineClient implements EngineClient {
     } finally {
       // Also when not everything could be made durable: the caller is told, and the next start recovers.
       this.#stopped = true;
-      await this.#worker.terminate();
+      // A call of a device that does not answer keeps a thread from ending; the process ends with it (server/exit.ts).
+      const timer = new AbortController();
+      await Promise.race([this.#worker.terminate(), systemClock.sleep(STOP_THREAD_MS, timer.signal)]);
+      timer.abort();
+      this.#ended(0);
     }
   }
 
   #ended(exitCode: number): void {
+    if (this.#exit !== undefined) return;
     const expected = this.#stopped && this.#error === undefined;
     this.#exit = { expected, exitCode, error: this.#error };
     const error = this.#ending();

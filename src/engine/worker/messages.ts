@@ -17,6 +17,7 @@ const METHODS: Readonly<Record<EngineMethod, true>> = {
   createFile: true,
   removeFile: true,
   addVolume: true,
+  takeBackVolume: true,
   removeVolume: true,
   reopenVolume: true,
   resizeVolume: true,
