@@ -8,6 +8,7 @@ import { once } from "node:events";
 import { chmod, chown, cp, readdir, readFile, rename, rm, truncate, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
+// One after the other: each starts several daemons.
 import test, { type ExecutionContext } from "ava";
 import { crc32c, loadCore } from "../../src/engine/map/core.ts";
 import { CopyKind, CopyPhase, Daemon } from "../support/daemon.ts";
@@ -75,7 +76,7 @@ async function untouched(t: ExecutionContext, daemon: Daemon): Promise<void> {
   t.deepEqual(await daemon.read("four"), await daemon.read("three"));
 }
 
-test("a state file in the format of a newer program: refused, and nothing is changed", async (t) => {
+test.serial("a state file in the format of a newer program: refused, and nothing is changed", async (t) => {
   await loadCore();
   const daemon = await boxWithCopies(t);
   const path = inState(daemon, "sessions/c1/super");
@@ -92,7 +93,7 @@ test("a state file in the format of a newer program: refused, and nothing is cha
   t.deepEqual(await readFile(path), content);
 });
 
-test("a state directory without its database, and a database without its state: refused", async (t) => {
+test.serial("a state directory without its database, and a database without its state: refused", async (t) => {
   const daemon = await boxWithCopies(t);
   const [db, state, away] = ["db", "state", "away"].map((name) => daemon.path(join("state", name))) as [
     string,
@@ -113,27 +114,30 @@ test("a state directory without its database, and a database without its state: 
   await untouched(t, daemon);
 });
 
-test("a map that was truncated: its copy has failed, the others go on", async (t) => {
+test.serial("a map that was truncated: its copy has failed, the others go on", async (t) => {
   const daemon = await boxWithCopies(t);
   await truncate(inState(daemon, await only(daemon, "sessions/c1", /^pending-/)), 520);
   await serves(t, daemon, CopyPhase.FAILED, /sessions\/c1\/pending-\d+\.map/);
 });
 
-test("superblocks swapped between two volumes: neither is used for the other, the next copies are full, others are not", async (t) => {
-  const daemon = await boxWithCopies(t);
-  await daemon.serveAgain();
-  const [one, two] = [await uidOf(daemon, "one"), await uidOf(daemon, "two")];
-  await daemon.box.stop();
-  const [a, b] = [inState(daemon, `volumes/${one}/super`), inState(daemon, `volumes/${two}/super`)];
-  await rename(a, `${a}.away`);
-  await rename(b, a);
-  await rename(`${a}.away`, b);
-  await serves(t, daemon, CopyPhase.TRACKING, new RegExp(`belongs to volume (${one}|${two})`));
-  const again = await daemon.restart("c1");
-  t.is(again.plannedGranules, again.totalGranules, "nothing is taken for known");
-});
+test.serial(
+  "superblocks swapped between two volumes: neither is used for the other, the next copies are full, others are not",
+  async (t) => {
+    const daemon = await boxWithCopies(t);
+    await daemon.serveAgain();
+    const [one, two] = [await uidOf(daemon, "one"), await uidOf(daemon, "two")];
+    await daemon.box.stop();
+    const [a, b] = [inState(daemon, `volumes/${one}/super`), inState(daemon, `volumes/${two}/super`)];
+    await rename(a, `${a}.away`);
+    await rename(b, a);
+    await rename(`${a}.away`, b);
+    await serves(t, daemon, CopyPhase.TRACKING, new RegExp(`belongs to volume (${one}|${two})`));
+    const again = await daemon.restart("c1");
+    t.is(again.plannedGranules, again.totalGranules, "nothing is taken for known");
+  },
+);
 
-test("sessions of another box: left out and kept, the box's own go on", async (t) => {
+test.serial("sessions of another box: left out and kept, the box's own go on", async (t) => {
   const [daemon, other] = [await boxWithCopies(t), await boxWithCopies(t)];
   await cp(inState(other, "sessions/c1"), inState(daemon, "sessions/c9"), { recursive: true });
   const check = await daemon.box.run(["fsck", "--data", daemon.path("state")]);
@@ -144,7 +148,7 @@ test("sessions of another box: left out and kept, the box's own go on", async (t
   await untouched(t, daemon);
 });
 
-test("another box's state beside a database: its volumes are unknown, and that is said of each", async (t) => {
+test.serial("another box's state beside a database: its volumes are unknown, and that is said of each", async (t) => {
   const [daemon, other] = [await boxWithCopies(t), await boxWithCopies(t)];
   await rm(inState(daemon, ""), { recursive: true });
   await cp(inState(other, ""), inState(daemon, ""), { recursive: true });
@@ -155,29 +159,32 @@ test("another box's state beside a database: its volumes are unknown, and that i
   t.regex(stdout, /volumes\/[-0-9a-f]+: its volume is not registered in this box/);
 });
 
-test("a file without permission: the start is refused and names it; with permission again nothing is lost", async (t) => {
-  const daemon = await boxWithCopies(t);
-  const script = fileURLToPath(new URL("../support/serve-as-nobody.ts", import.meta.url));
-  const path = inState(daemon, "sessions/c1/super");
-  await giveAway(daemon.path("."));
-  await chown(path, 0, 0).catch(() => undefined);
-  await chmod(path, 0o000);
-  const args = ["--import=tsx", script, "serve", "--data", daemon.path("state"), "--log-level", "silent"];
-  const env = { ...process.env, UV_THREADPOOL_SIZE: "32" };
-  const child = spawn(process.execPath, args, { env, stdio: ["ignore", "pipe", "pipe"] });
-  let said = "";
-  child.stderr.setEncoding("utf8").on("data", (text: string) => (said += text));
-  const [code] = (await once(child, "close")) as [number];
-  t.is(code, 1, said);
-  t.regex(
-    said,
-    /sessions\/c1\/super cannot be used: EACCES.*\(PERMISSION_DENIED\)\n {2}hint: give the state directory back/,
-  );
-  await chmod(path, 0o600);
-  await daemon.serveAgain();
-  t.is((await daemon.copy("c1")).phase, CopyPhase.TRACKING);
-  await untouched(t, daemon);
-});
+test.serial(
+  "a file without permission: the start is refused and names it; with permission again nothing is lost",
+  async (t) => {
+    const daemon = await boxWithCopies(t);
+    const script = fileURLToPath(new URL("../support/serve-as-nobody.ts", import.meta.url));
+    const path = inState(daemon, "sessions/c1/super");
+    await giveAway(daemon.path("."));
+    await chown(path, 0, 0).catch(() => undefined);
+    await chmod(path, 0o000);
+    const args = ["--import=tsx", script, "serve", "--data", daemon.path("state"), "--log-level", "silent"];
+    const env = { ...process.env, UV_THREADPOOL_SIZE: "32" };
+    const child = spawn(process.execPath, args, { env, stdio: ["ignore", "pipe", "pipe"] });
+    let said = "";
+    child.stderr.setEncoding("utf8").on("data", (text: string) => (said += text));
+    const [code] = (await once(child, "close")) as [number];
+    t.is(code, 1, said);
+    t.regex(
+      said,
+      /sessions\/c1\/super cannot be used: EACCES.*\(PERMISSION_DENIED\)\n {2}hint: give the state directory back/,
+    );
+    await chmod(path, 0o600);
+    await daemon.serveAgain();
+    t.is((await daemon.copy("c1")).phase, CopyPhase.TRACKING);
+    await untouched(t, daemon);
+  },
+);
 
 /** Everything below belongs to whoever the daemon is then. */
 async function giveAway(directory: string): Promise<void> {
