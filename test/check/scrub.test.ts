@@ -197,7 +197,7 @@ test("a checkpoint that fails while a damaged log is replaced: records go on int
 
 test("a stop ends a scrub", async (t) => {
   const lab = await running(t);
-  let goOn = () => undefined as void;
+  let goOn: () => void = () => undefined;
   lab.lab.stateFiles.intercept = ({ type, path }) => {
     if (type === "read" && /c1\/copied-/.test(path)) return new Promise((resolve) => (goOn = resolve));
   };

@@ -43,6 +43,8 @@ const FORMS = [
   "copy get",
   "copy watch",
   "serve",
+  "fsck",
+  "scrub",
   "status",
   "doctor",
   "events",
