@@ -135,8 +135,7 @@ test("options: defaults, environment and every option", (t) => {
     "none",
     "--box",
     "7",
-    "--scrub",
-    "off",
+    "--scrub=off",
   ];
   t.like(parseOptions(all, {}), {
     addresses: [
@@ -156,8 +155,8 @@ const wrongOptions: string[][] = [
   ["--data", "/d", "--box", "10000"],
   ["--data", "/d", "--box", "-1"],
   ["--data", "/d", "--box", "one"],
-  ["--data", "/d", "--log-level", "loud"],
   ["--data", "/d", "--scrub", "daily"],
+  ["--data", "/d", "--log-level", "loud"],
   ["--data", "/d", "--nonsense"],
   ["--data", "/d", "extra"],
   ["--data", "/d", "--address", "0.0.0.0:9000"],
