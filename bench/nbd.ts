@@ -27,14 +27,17 @@ const CASES: readonly Case[] = [
   { name: "1 MiB sequential read QD8", workload: { rw: "read", depth: 8, block: "1m" }, bar: 0.8 },
   { name: "1 MiB sequential write QD8", workload: { rw: "write", depth: 8, block: "1m" }, bar: 0.8 },
 ];
-const TRACKING = "tracking costs, 4 KiB random write QD32";
+const TRACKING_HOT = "tracking costs, 4 KiB random write QD32";
+const TRACKING_COLD = "tracking costs, 4 KiB random write QD32, cold regions";
+const COLD_BYTES = 64 * GiB;
 const STALL = "p99 beside a stalled volume, 4 KiB";
 
 export async function nbd(context: BenchContext): Promise<void> {
   if (!hasTool("fio")) throw new Error("fio is not installed");
   const wanted = CASES.filter(({ name }) => name.includes(context.options.case));
   if (wanted.length > 0) await servers(context, wanted);
-  if (TRACKING.includes(context.options.case)) await tracking(context);
+  for (const one of trackingCases(context.options.sizeBytes))
+    if (one.name.includes(context.options.case)) await tracking(context, one);
   if (STALL.includes(context.options.case)) await stalled(context);
 }
 
@@ -94,7 +97,7 @@ async function servers({ options, work, report, note }: BenchContext, cases: rea
   }
 }
 
-function rateRow(name: string, workload: Workload, bar: number, results: Readonly<Record<string, FioResult[]>>) {
+function rateRow(name: string, workload: Workload, bar: number | null, results: Readonly<Record<string, FioResult[]>>) {
   const large = workload.block !== undefined;
   const figure = (result: FioResult) => (large ? result.bytesPerSecond / 1e9 : result.iops / 1000);
   const series = Object.fromEntries(Object.entries(results).map(([who, of]) => [who, of.map(figure)]));
@@ -102,12 +105,32 @@ function rateRow(name: string, workload: Workload, bar: number, results: Readonl
   return rowOf({ bench: BENCH, case: name, unit, bar, higherIsBetter: true }, series);
 }
 
+interface TrackingCase {
+  readonly name: string;
+  readonly bar: number | null;
+  readonly make: (path: string) => Promise<unknown>;
+}
+
+/**
+ * Hot: every region stays in the activity log. Cold: 16 times as many regions as the log has slots, so that nearly every
+ * write first makes its region hot, durably, and another one cold.
+ */
+function trackingCases(sizeBytes: number): readonly TrackingCase[] {
+  return [
+    { name: TRACKING_HOT, bar: 0.95, make: (path) => denseFile(path, Math.min(sizeBytes, GiB)) },
+    { name: TRACKING_COLD, bar: null, make: (path) => run("truncate", ["-s", String(COLD_BYTES), path]) },
+  ];
+}
+
 /** Two volumes of one box, one the source of a QuickOPC session that tracks. */
-async function tracking({ options, work, report }: BenchContext): Promise<void> {
-  const sizeBytes = Math.min(options.sizeBytes, GiB);
-  const box = await Box.start(work, "box-tracking");
-  const paths = ["tracked", "untracked", "copy"].map((name) => work.path(`${name}.img`)) as [string, string, string];
-  for (const path of paths) await denseFile(path, sizeBytes);
+async function tracking({ options, work, report }: BenchContext, { name, bar, make }: TrackingCase): Promise<void> {
+  const box = await Box.start(work, `box-tracking-${bar}`);
+  const paths = ["tracked", "untracked", "copy"].map((role) => work.path(`${role}-${bar}.img`)) as [
+    string,
+    string,
+    string,
+  ];
+  for (const path of paths) await make(path);
   const [tracked, untracked, copy] = [
     await box.register(paths[0]),
     await box.register(paths[1]),
@@ -125,7 +148,7 @@ async function tracking({ options, work, report }: BenchContext): Promise<void> 
     { [OURS]: writing(await box.export(tracked), paths[0]), untracked: writing(await box.export(untracked), paths[1]) },
     options.runs,
   );
-  report(rateRow(TRACKING, workload, 0.95, results));
+  report(rateRow(name, workload, bar, results));
   await box.stop();
 }
 

@@ -4,7 +4,7 @@
  * Order of the start (data-safety §1.10, as far as the domain's part goes): rows, volumes half made or half deleted, engine,
  * rows of copies by what the engine has, intents of requests, unfinished resizes, NBD and exports. A volume that cannot be opened stays registered and unavailable; the others go on.
  */
-import { TidemarkError } from "../base/errors.ts";
+import { asTidemarkError, TidemarkError } from "../base/errors.ts";
 import type { Clock, Random } from "../base/ports.ts";
 import type { EngineApi, EngineEvent } from "../engine/engine-api.ts";
 import type { BoxRow, EventRow } from "../store/rows.ts";
@@ -19,7 +19,7 @@ import { Intents } from "./intents.ts";
 import { Journal, type Recorder } from "./journal.ts";
 import { KeyedMutex } from "./keyed-mutex.ts";
 import { type Page, type PageRequest, pageOf } from "./pages.ts";
-import type { Paths } from "./paths.ts";
+import { limitedPaths, type Paths } from "./paths.ts";
 import { RequestIds } from "./request-ids.ts";
 import { Scrubs } from "./scrubs.ts";
 import { Troubles } from "./troubles.ts";
@@ -77,7 +77,8 @@ export class Box {
   #nbdConnections = 0;
 
   private constructor(options: BoxOptions, row: BoxRow) {
-    const { store, engine, clock, random, paths, report } = options;
+    const { store, engine, clock, random, report } = options;
+    const paths = limitedPaths(options.paths, clock);
     this.#options = options;
     this.#row = row;
     this.#startedMs = clock.nowMs();
@@ -139,17 +140,25 @@ export class Box {
     return pageOf({ name: "events", filter: subject, items, keyOf, compare }, request);
   }
 
-  /** Ends watches and scrubs, then the engine: everything is durable afterwards. The store stays open. */
+  /**
+   * Ends watches and scrubs, then the engine: everything is durable afterwards, or the error names what is not. The store
+   * stays open.
+   */
   async stop(): Promise<void> {
     const { engine, journal, report } = this.#context;
     this.watches.stop();
     this.scrubs.stop();
     journal.stop();
-    await engine.stop();
+    const failure = await engine.stop().then(
+      () => undefined,
+      (error: unknown) => asTidemarkError(error),
+    );
     await this.scrubs.ended;
+    const message = failure ? `the box stopped, not in order: ${failure.message}` : "the box stopped";
     await journal
-      .commit([], [{ type: "box.stopped", subject: "", message: "the box stopped" }])
+      .commit([], [{ type: "box.stopped", subject: "", message }])
       .catch((error) => report("the stop was not recorded", error));
+    if (failure) throw failure;
   }
 
   async #start(): Promise<void> {

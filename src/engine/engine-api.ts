@@ -245,6 +245,8 @@ export interface EngineApi {
   removeFile(path: string): Promise<void>;
   /** Opens exclusively and keeps open. PATH_REGISTERED when the same inode or device is open under another uid. */
   addVolume(spec: VolumeSpec): Promise<VolumeFacts>;
+  /** Takes back a volume whose removal did not come about; if it cannot be opened it is not online, with its reason. */
+  takeBackVolume(spec: VolumeSpec): Promise<VolumeStatus>;
   /** VOLUME_BUSY while sessions or exports use it. */
   removeVolume(uid: string): Promise<void>;
   /**

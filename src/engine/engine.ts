@@ -191,6 +191,12 @@ class Engine implements LocalEngine {
     return this.#parts().volumes.add(spec);
   }
 
+  async takeBackVolume(spec: VolumeSpec): Promise<VolumeStatus> {
+    const { volumes } = this.#parts();
+    await volumes.openOrKeep([spec]);
+    return volumes.status(spec.uid);
+  }
+
   async removeVolume(uid: string): Promise<void> {
     const { volumes, sessions } = this.#parts();
     await sessions.exclusively(async () => volumes.reserve(uid, "removed"));

@@ -6,7 +6,7 @@
  *   DIR/state   the engine's files
  *   DIR/run     sockets, for the daemon's user only
  */
-import { type FileHandle, mkdir, open, readFile, realpath, stat } from "node:fs/promises";
+import { type FileHandle, mkdir, open, readdir, readFile, realpath, stat } from "node:fs/promises";
 import { dirname, join, resolve } from "node:path";
 import { TidemarkError } from "../base/errors.ts";
 
@@ -101,6 +101,44 @@ async function makeDirectory(path: string): Promise<void> {
   if ((await make()) === "done") return;
   await makeDirectory(dirname(path));
   if ((await make()) !== "done") throw new Error("nothing can be made there");
+}
+
+/**
+ * Refuses a directory whose state belongs to a database that is not there: as a new box it would make copies fail whose
+ * volumes it does not know. STATE_DIRECTORY_INVALID.
+ */
+export async function requireDatabase({ path, database, engine }: StateDirectory): Promise<void> {
+  if (await exists(join(database, "CURRENT"))) return;
+  if (!(await hasEntries(join(engine, "sessions"))) && !(await hasEntries(join(engine, "volumes")))) return;
+  throw tornApart(`${database} is missing or empty, but ${engine} holds the state of a box`, path, database);
+}
+
+/** The other way round: copies that the database knows, and no state at all. STATE_DIRECTORY_INVALID. */
+export async function requireState({ path, engine }: StateDirectory): Promise<void> {
+  if (await exists(join(engine, "sessions"))) return;
+  throw tornApart(`${engine} is missing or empty, but the database knows copies`, path, engine);
+}
+
+function tornApart(message: string, path: string, missing: string): TidemarkError {
+  return new TidemarkError("STATE_DIRECTORY_INVALID", {
+    message,
+    hint: `put ${missing} back as it was beside the rest of ${path}; a new box needs an empty directory`,
+    metadata: { path: missing },
+  });
+}
+
+async function hasEntries(path: string): Promise<boolean> {
+  return readdir(path).then(
+    (names) => names.length > 0,
+    () => false,
+  );
+}
+
+async function exists(path: string): Promise<boolean> {
+  return stat(path).then(
+    () => true,
+    (error: NodeJS.ErrnoException) => error.code !== "ENOENT" && error.code !== "ENOTDIR",
+  );
 }
 
 async function take(path: string, file: FileHandle, lock: LockFile, hint?: string): Promise<void> {

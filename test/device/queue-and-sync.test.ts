@@ -1,5 +1,6 @@
 import test from "ava";
 import { OperationQueue } from "../../src/engine/device/operation-queue.ts";
+import { SharedRead } from "../../src/engine/device/shared-read.ts";
 import { SharedSync } from "../../src/engine/device/shared-sync.ts";
 
 /** A promise and the means to settle it. */
@@ -115,4 +116,30 @@ test("a failed sync fails those who shared it, not those who came later", async 
   await settle();
   gates[1]?.open();
   await t.notThrowsAsync(second);
+});
+
+test("a shared reading serves only those who asked before it began", async (t) => {
+  const begun: ((value: number) => void)[] = [];
+  const shared = new SharedRead(() => new Promise<number>((resolve) => begun.push(resolve)));
+  const first = shared.request();
+  const [second, third] = [shared.request(), shared.request()];
+  t.is(begun.length, 1, "the others wait: the reading under way may have passed what they ask for");
+  begun[0]?.(1);
+  t.is(await first, 1);
+  await settle();
+  t.is(begun.length, 2);
+  begun[1]?.(2);
+  t.deepEqual(await Promise.all([second, third]), [2, 2]);
+});
+
+test("a shared reading that fails fails for its own callers only", async (t) => {
+  let readings = 0;
+  const shared = new SharedRead(async () => {
+    if (++readings === 1) throw new Error("no table");
+    return readings;
+  });
+  const first = shared.request();
+  const second = shared.request();
+  await t.throwsAsync(first, { message: "no table" });
+  t.is(await second, 2);
 });

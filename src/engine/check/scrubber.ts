@@ -13,7 +13,8 @@
  *   3. One target at a time, at most SCRUB_BYTES_PER_SECOND.
  * Source: data-safety 1.10 "Scrub".
  */
-import { TidemarkError } from "../../base/errors.ts";
+import { AssertionError } from "../../base/assert.ts";
+import { asTidemarkError, TidemarkError } from "../../base/errors.ts";
 import { SCRUB_BYTES_PER_SECOND } from "../../base/limits.ts";
 import { granuleCountOf } from "../../base/units.ts";
 import { ActivityReplayer } from "../durable/activity-frames.ts";
@@ -83,7 +84,14 @@ export class Scrubber {
       const findings = look ? await this.#lookUntilSure(look, tally) : [];
       if (!look || findings.length === 0) return { ...tally, findings: [] };
       this.#refuseStopped();
-      await look.repair(findings);
+      try {
+        await look.repair(findings);
+      } catch (error) {
+        return {
+          ...tally,
+          findings: findings.map((finding) => ({ finding: unrepaired(finding, error), repaired: false })),
+        };
+      }
       const left = await this.#lookUntilSure(this.#lookAt(target) ?? look, { files: 0, bytes: 0 });
       const isLeft = (finding: MetadataFinding) =>
         left.some(({ path, kind }) => path === finding.path && kind === finding.kind);
@@ -199,9 +207,8 @@ function lookAtVolume(volume: Volume, tracking: VolumeTracking, superFiles: Stat
       }
     },
     async repair(findings) {
-      await tracking.checkpoint("running");
-      // The slots are written in turn: the other one, too.
-      if (findings.some(({ path }) => path.endsWith("/super"))) await tracking.settle();
+      if (findings.some(isOfSuper)) await tracking.renewSuper();
+      if (!findings.every(isOfSuper)) await tracking.checkpoint("running");
     },
   };
 }
@@ -229,12 +236,25 @@ function lookAtSession(session: CopySession, superFiles: StateFiles): Look {
     repair: (findings) =>
       session.durable.run(async () => {
         if (session.state === "ended") return;
-        const newLog = findings.some(({ path }) => path === logPath());
-        if (newLog) await files.checkpointWithNewLog(session.record(), session.missing());
-        else await files.checkpoint(session.record(), session.missing());
-        if (findings.some(({ path }) => path.endsWith("/super")))
-          await files.checkpoint(session.record(), session.missing());
+        if (findings.some(isOfSuper)) await files.renewSuper();
+        if (findings.some(({ path }) => path === logPath()))
+          await files.checkpointWithNewLog(session.record(), session.missing());
+        else if (!findings.every(isOfSuper)) await files.checkpoint(session.record(), session.missing());
       }),
+  };
+}
+
+function isOfSuper({ path }: MetadataFinding): boolean {
+  return path.endsWith("/super");
+}
+
+/** What memory knows is not lost: it can be written when the cause is gone. */
+function unrepaired(finding: MetadataFinding, cause: unknown): MetadataFinding {
+  if (cause instanceof AssertionError) throw cause;
+  const { message, detail } = asTidemarkError(cause);
+  return {
+    ...finding,
+    remedy: `${detail.hint ?? "mend the cause"}, then scrub again: it could not be written anew (${message})`,
   };
 }
 

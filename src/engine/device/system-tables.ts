@@ -5,6 +5,7 @@
  * opening itself (O_EXCL, flock) is what protects; these tables only make the refusal speak.
  */
 import { readdir, readFile, readlink, stat } from "node:fs/promises";
+import { SharedRead } from "./shared-read.ts";
 
 /** Entries of /proc that a search for a holder looks at. */
 const HOLDER_SEARCH_MAX = 20_000;
@@ -64,16 +65,29 @@ export function inodeText(facts: { readonly dev: bigint; readonly ino: bigint })
   return `${deviceNumberText(facts.dev)}:${facts.ino}`;
 }
 
-/** `/dev/loopN` that uses the file with this `dev:ino`. */
-export async function loopOver(inode: string): Promise<string | undefined> {
+interface LoopDevice {
+  readonly name: string;
+  /** `dev:ino` of the file behind it. */
+  readonly inode: string;
+}
+
+async function readLoops(): Promise<LoopDevice[]> {
+  const loops: LoopDevice[] = [];
   for (const name of await names("/sys/block")) {
     if (!name.startsWith("loop")) continue;
     const backing = (await readTable(`/sys/block/${name}/loop/backing_file`)).replace(/\n$/, "");
-    if (backing === "") continue;
-    const facts = await statOf(backing);
-    if (facts !== undefined && inodeText(facts) === inode) return `/dev/${name}`;
+    const facts = backing === "" ? undefined : await statOf(backing);
+    if (facts !== undefined) loops.push({ name, inode: inodeText(facts) });
   }
-  return undefined;
+  return loops;
+}
+
+const loops = new SharedRead(readLoops);
+
+/** `/dev/loopN` that uses the file with this `dev:ino`. */
+export async function loopOver(inode: string): Promise<string | undefined> {
+  const found = (await loops.request()).find((loop) => loop.inode === inode);
+  return found && `/dev/${found.name}`;
 }
 
 async function statOf(path: string) {

@@ -76,6 +76,11 @@ export class SessionFiles {
     return this.#super.value;
   }
 
+  /** As Superblock.renew. */
+  renewSuper(): Promise<void> {
+    return this.#super.renew(this.#files);
+  }
+
   /** As Superblock.verify. */
   verifySuper(files: StateFiles): Promise<number | undefined> {
     return this.#super.verify(files);

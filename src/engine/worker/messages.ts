@@ -17,6 +17,7 @@ const METHODS: Readonly<Record<EngineMethod, true>> = {
   createFile: true,
   removeFile: true,
   addVolume: true,
+  takeBackVolume: true,
   removeVolume: true,
   reopenVolume: true,
   resizeVolume: true,
@@ -43,6 +44,8 @@ const METHODS: Readonly<Record<EngineMethod, true>> = {
   removeExport: true,
   exportStatus: true,
 };
+
+export const ENGINE_METHODS = Object.keys(METHODS) as readonly EngineMethod[];
 
 export function isEngineMethod(name: string): name is EngineMethod {
   return Object.hasOwn(METHODS, name);
