@@ -57,12 +57,11 @@ export class Examination {
     const told = new Set(ids);
     for (const id of told)
       if (!unconfirmed.has(id)) this.#stage.report(11, `${id} is told to have ended, and nobody knew of its end`);
-    for (const id of unconfirmed)
-      if (!told.has(id)) {
-        if (!confirming.has(id) && !this.#stage.judge.had("state-damage"))
-          this.#stage.report(11, `${id} had ended and is not told of any more`);
-        unconfirmed.delete(id);
-      }
+    for (const id of unconfirmed) {
+      if (told.has(id) || this.#stage.judge.had("state-damage")) continue;
+      if (!confirming.has(id)) this.#stage.report(11, `${id} had ended and is not told of any more`);
+      unconfirmed.delete(id);
+    }
   }
 
   /** The point that was asked for when the process ended has happened for all its members or for none. */
