@@ -38,9 +38,14 @@ export const COPIER_WORKERS = 2;
 export const DEVICE_OPERATIONS_MAX = 8;
 /** Device: opening, closing and resizing take milliseconds; what takes longer than this is a device that stalls. */
 export const DEVICE_STEP_TIMEOUT_MS = 10_000;
-/** Device: such steps at once, and those of stalled devices that never end: together they leave the thread pool a quarter. */
+/**
+ * Device: such steps at once, and those of stalled devices that never end; and looks at paths that requests name. Together
+ * they leave threads of the pool (32) for what has to go on.
+ */
 export const DEVICE_STEPS_MAX = 8;
-export const DEVICE_STEPS_LATE_MAX = 16;
+export const DEVICE_STEPS_LATE_MAX = 12;
+export const PATH_LOOKS_MAX = 4;
+export const PATH_LOOKS_LATE_MAX = 4;
 /** Device: operations waiting behind them; each belongs to a request that is bounded further up. */
 export const DEVICE_QUEUE_MAX = 16_384;
 /** Device: larger requests leave the caller's thread even when they are cached (1 MiB takes about 130 us inline). */
@@ -104,6 +109,13 @@ export const STOP_THREAD_MS = 1000;
 export const STOP_MS_MAX = 30_000;
 /** Findings of one check: more says no more than that the disk is gone. */
 export const CHECK_FINDINGS_MAX = 10_000;
+/** Scrub: bytes a second at most, so that a disk hardly notices it ... */
+export const SCRUB_BYTES_PER_SECOND = 8 * MiB;
+/** ... and how often, from how long after the start on, it goes by itself. */
+export const SCRUB_INTERVAL_MS = 7 * 24 * 3600 * 1000;
+export const SCRUB_FIRST_MS = 3600 * 1000;
+/** Scrubs at once; they share the rate. */
+export const SCRUBS_MAX = 4;
 export const PACE_MIN = 1;
 export const PACE_MAX = 15;
 /** NBD: the largest request and option that are read; more is answered with an error (NBD protocol, "size limits"). */
@@ -114,6 +126,10 @@ export const NBD_HANDSHAKE_TIMEOUT_MS = 10_000;
 /** Per connection: reading pauses above this much unanswered data. */
 export const NBD_IN_FLIGHT_BYTES_MAX = 64 * MiB;
 export const NBD_IN_FLIGHT_REQUESTS_MAX = 1024;
+/** All connections together, beside a small share of each: four that use all they may, in half of the daemon's 512 MiB. */
+export const NBD_IN_FLIGHT_TOTAL_BYTES_MAX = 256 * MiB;
+/** A client that holds such memory, and for so long neither reads nor sends while others wait for it, is hung up on. */
+export const NBD_MEMORY_STALL_MS = 30_000;
 /** gRPC: one message; volume data is streamed in pieces below it. */
 export const RPC_MESSAGE_BYTES_MAX = 4 * MiB;
 export const RPC_CHUNK_BYTES = 1 * MiB;

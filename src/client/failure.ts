@@ -46,7 +46,7 @@ export const EXIT_READER_GONE = 141;
 /** Every exit code and its meaning, in the order in which help shows them. */
 export const EXIT_CODES: readonly (readonly [code: number, meaning: string])[] = [
   [EXIT_OK, "done"],
-  [EXIT_FAILURE, "the server reported a failure that has no code of its own, or doctor found an error"],
+  [EXIT_FAILURE, "the server reported a failure that has no code of its own, or doctor, fsck or scrub found something"],
   [EXIT_USAGE, "the command line is wrong, or an argument is (INVALID_ARGUMENT, OUT_OF_RANGE)"],
   [EXIT_NOT_FOUND, "a volume, export, copy, path or epoch does not exist (NOT_FOUND)"],
   [EXIT_REFUSED, "the present state does not allow it (FAILED_PRECONDITION, ALREADY_EXISTS, ABORTED)"],

@@ -4,25 +4,26 @@
  * Order of the start (data-safety §1.10, as far as the domain's part goes): rows, volumes half made or half deleted, engine,
  * rows of copies by what the engine has, intents of requests, unfinished resizes, NBD and exports. A volume that cannot be opened stays registered and unavailable; the others go on.
  */
-import { TidemarkError } from "../base/errors.ts";
+import { asTidemarkError, TidemarkError } from "../base/errors.ts";
 import type { Clock, Random } from "../base/ports.ts";
 import type { EngineApi, EngineEvent } from "../engine/engine-api.ts";
 import type { BoxRow, EventRow } from "../store/rows.ts";
 import type { Store } from "../store/store.ts";
-import { Catalog } from "./catalog.ts";
+import { Catalog, volumeSpecOf } from "./catalog.ts";
 import { type Context, newUid } from "./context.ts";
 import { Copies, type CopyTotals } from "./copies.ts";
 import { Data } from "./data.ts";
 import { diagnose, type Environment, type Finding } from "./diagnose.ts";
 import { Exports } from "./exports.ts";
 import { Intents } from "./intents.ts";
-import { Journal } from "./journal.ts";
+import { Journal, type Recorder } from "./journal.ts";
 import { KeyedMutex } from "./keyed-mutex.ts";
 import { type Page, type PageRequest, pageOf } from "./pages.ts";
-import type { Paths } from "./paths.ts";
+import { limitedPaths, type Paths } from "./paths.ts";
 import { RequestIds } from "./request-ids.ts";
+import { Scrubs } from "./scrubs.ts";
 import { Troubles } from "./troubles.ts";
-import { Volumes } from "./volumes.ts";
+import { Volumes, type VolumeView } from "./volumes.ts";
 import { Watches } from "./watches.ts";
 
 export interface BoxOptions {
@@ -43,6 +44,8 @@ export interface BoxOptions {
   /** Where NBD listens, as EngineApi.listenNbd; undefined: nowhere. */
   readonly nbdAddress: string | undefined;
   readonly environment: Environment;
+  /** Whether its metadata is scrubbed without being asked for. */
+  readonly scrub: "weekly" | "off";
 }
 
 export interface BoxFacts {
@@ -63,6 +66,7 @@ export class Box {
   readonly copies: Copies;
   readonly data: Data;
   readonly watches: Watches;
+  readonly scrubs: Scrubs;
   readonly requests: RequestIds;
   readonly #context: Context;
   readonly #intents: Intents;
@@ -73,7 +77,8 @@ export class Box {
   #nbdConnections = 0;
 
   private constructor(options: BoxOptions, row: BoxRow) {
-    const { store, engine, clock, random, paths, report } = options;
+    const { store, engine, clock, random, report } = options;
+    const paths = limitedPaths(options.paths, clock);
     this.#options = options;
     this.#row = row;
     this.#startedMs = clock.nowMs();
@@ -89,6 +94,7 @@ export class Box {
     this.copies = new Copies(this.#context);
     this.data = new Data(engine, catalog);
     this.watches = new Watches(clock, journal, this.copies);
+    this.scrubs = new Scrubs(this.#context);
     this.requests = new RequestIds(store, clock, this.#intents, () => journal.isSettled);
   }
 
@@ -114,6 +120,13 @@ export class Box {
     };
   }
 
+  /** Opens an unavailable volume again, with its exports. Errors as VolumeService.ReopenVolume. */
+  async reopenVolume(name: string, record: Recorder<VolumeView>): Promise<VolumeView> {
+    const view = await this.volumes.reopen(name, record);
+    await this.exports.volumeIsBack(view.row.uid);
+    return view;
+  }
+
   diagnose(): Promise<Finding[]> {
     return diagnose(this.#context, this, this.#options.environment);
   }
@@ -127,15 +140,25 @@ export class Box {
     return pageOf({ name: "events", filter: subject, items, keyOf, compare }, request);
   }
 
-  /** Ends watches, then the engine: everything is durable afterwards. The store stays open. */
+  /**
+   * Ends watches and scrubs, then the engine: everything is durable afterwards, or the error names what is not. The store
+   * stays open.
+   */
   async stop(): Promise<void> {
     const { engine, journal, report } = this.#context;
     this.watches.stop();
+    this.scrubs.stop();
     journal.stop();
-    await engine.stop();
+    const failure = await engine.stop().then(
+      () => undefined,
+      (error: unknown) => asTidemarkError(error),
+    );
+    await this.scrubs.ended;
+    const message = failure ? `the box stopped, not in order: ${failure.message}` : "the box stopped";
     await journal
-      .commit([], [{ type: "box.stopped", subject: "", message: "the box stopped" }])
+      .commit([], [{ type: "box.stopped", subject: "", message }])
       .catch((error) => report("the stop was not recorded", error));
+    if (failure) throw failure;
   }
 
   async #start(): Promise<void> {
@@ -149,12 +172,7 @@ export class Box {
     for await (const row of store.scan("exports")) catalog.putExport(row);
     engine.onEvent((event) => this.#onEngineEvent(event));
     await this.volumes.reconcile();
-    const volumes = catalog.volumes().map((row) => ({
-      uid: row.uid,
-      name: catalog.nameOf(row),
-      path: row.path,
-      sizeBytes: row.resizingToBytes === 0 ? row.sizeBytes : Math.min(row.sizeBytes, row.resizingToBytes),
-    }));
+    const volumes = catalog.volumes().map((row) => volumeSpecOf(this.#row.number, row));
     const found = await engine.start({ stateDirectory, volumes });
     await this.copies.adopt(found);
     const { sessions } = found;
@@ -164,6 +182,7 @@ export class Box {
     if (nbdAddress !== undefined) await this.exports.open(nbdAddress);
     const message = `the box started with ${volumes.length} volumes and ${found.sessions.length} copy sessions`;
     await journal.commit([], [{ type: "box.started", subject: "", message }]);
+    if (this.#options.scrub === "weekly") this.scrubs.startWeekly();
   }
 
   #onEngineEvent(event: EngineEvent): void {

@@ -7,7 +7,7 @@
  */
 import { TidemarkError } from "../base/errors.ts";
 import { EXPORTS_MAX, LU_NUMBER_MAX, VOLUMES_MAX } from "../base/limits.ts";
-import type { EngineApi, ExtentRef, PartitionFacts } from "../engine/engine-api.ts";
+import type { EngineApi, ExtentRef, PartitionFacts, VolumeSpec } from "../engine/engine-api.ts";
 import type { ExportRow, VolumeRow } from "../store/rows.ts";
 import { type CanonicalName, parseCanonicalName, partitionName, volumeName } from "./names.ts";
 
@@ -219,6 +219,12 @@ export class Catalog {
       metadata: { name: name.slice(0, 100) },
     });
   }
+}
+
+/** A volume as the engine is told of it at start; of a resize that was interrupted the smaller size counts. */
+export function volumeSpecOf(boxNumber: number, row: VolumeRow): VolumeSpec {
+  const sizeBytes = row.resizingToBytes === 0 ? row.sizeBytes : Math.min(row.sizeBytes, row.resizingToBytes);
+  return { uid: row.uid, name: volumeName(boxNumber, row.lu), path: row.path, sizeBytes };
 }
 
 /** Order of canonical names by their numbers. */

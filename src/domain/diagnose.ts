@@ -2,6 +2,7 @@
 import type { Context } from "./context.ts";
 import type { Copies } from "./copies.ts";
 import type { Exports } from "./exports.ts";
+import { unavailableHint } from "./unavailable.ts";
 import type { Volumes } from "./volumes.ts";
 
 export interface Finding {
@@ -53,7 +54,7 @@ async function volumeFindings({ catalog, engine }: Context): Promise<Finding[]> 
         check: "volume-unavailable",
         subject: catalog.nameOf(row),
         message: status.failure?.detail.message ?? `${row.path} could not be opened`,
-        remedy: status.failure?.detail.hint ?? `bring ${row.path} back and restart the daemon`,
+        remedy: unavailableHint(catalog.nameOf(row), row, status.failure),
       },
     ];
   });
@@ -66,7 +67,7 @@ function exportFindings(exports: Exports): Finding[] {
       check: "export-unavailable",
       subject: name,
       message: `the export is not offered: ${reason}`,
-      remedy: `bring the volume back and restart the daemon, or tidemark export remove ${name}`,
+      remedy: `bring its volume back, then: tidemark volume reopen; or tidemark export remove ${name}`,
     }),
   );
   if (exports.serverUri !== "") return findings;

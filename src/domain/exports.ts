@@ -11,6 +11,7 @@ import { compareNames, type Target } from "./catalog.ts";
 import type { Context } from "./context.ts";
 import type { Recorder } from "./journal.ts";
 import { type Page, type PageRequest, pageOf } from "./pages.ts";
+import { unavailable } from "./unavailable.ts";
 
 export interface ExportView {
   readonly row: ExportRow;
@@ -44,6 +45,14 @@ export class Exports {
   async open(address: string): Promise<void> {
     this.#serverUri = await this.#context.engine.listenNbd(address);
     for (const row of this.#context.catalog.exports()) await this.#offerAgain(row);
+  }
+
+  /** A volume is open again: what of it could not be offered is offered now. */
+  async volumeIsBack(uid: string): Promise<void> {
+    await this.#context.locks.run([uid], async () => {
+      for (const row of this.#context.catalog.exportsOf(uid))
+        if (this.#unavailable.delete(row.name)) await this.#offerAgain(row);
+    });
   }
 
   /** Offers a volume or partition. Errors as ExportService.AddExport. */
@@ -129,7 +138,7 @@ export class Exports {
       });
     catalog.refuseFullExports();
     const { facts, failure } = await engine.volumeStatus(volume.uid);
-    if (failure !== undefined) throw new TidemarkError(failure.code, failure.detail);
+    if (failure !== undefined) throw unavailable(catalog.nameOf(volume), volume, failure);
     if (facts?.readOnly === true && !readOnly)
       throw new TidemarkError("READ_ONLY", {
         message: `${extent.name} can only be read`,
@@ -172,7 +181,7 @@ export class Exports {
       if (volume === undefined)
         throw new TidemarkError("VOLUME_NOT_FOUND", { message: `the volume of export ${row.name} is gone` });
       const { failure } = await engine.volumeStatus(volume.uid);
-      if (failure !== undefined) throw new TidemarkError(failure.code, failure.detail);
+      if (failure !== undefined) throw unavailable(catalog.nameOf(volume), volume, failure);
       const extent = await catalog.extentOf(volume, row.partition);
       const aliases = row.partition === 0 && volume.label !== "" ? [volume.label] : [];
       await engine.addExport({ name: row.name, aliases, extent, readOnly: row.readOnly });

@@ -33,6 +33,7 @@ export type EventType =
   | "volume.registered"
   | "volume.created"
   | "volume.resized"
+  | "volume.reopened"
   | "volume.deleted"
   | "volume.failed"
   | "export.added"
@@ -47,7 +48,9 @@ export type EventType =
   | "copy.adopted"
   | "copy.corrected"
   | "copy.lost"
-  | "engine.trouble";
+  | "engine.trouble"
+  | "metadata.damaged"
+  | "metadata.repaired";
 
 /** What a mutation stores about its answer, so that a repeated request gets it again; see request-ids.ts. */
 export type Recorder<T> = (result: T) => readonly Change[];

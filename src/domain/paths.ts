@@ -6,8 +6,10 @@
 import { readFile, realpath, stat, statfs } from "node:fs/promises";
 import { basename, dirname, isAbsolute, join } from "node:path";
 import { TidemarkError } from "../base/errors.ts";
-import { PATH_LENGTH_MAX } from "../base/limits.ts";
+import { PATH_LENGTH_MAX, PATH_LOOKS_LATE_MAX, PATH_LOOKS_MAX } from "../base/limits.ts";
+import type { Clock } from "../base/ports.ts";
 import { SECTOR_SIZE_BYTES } from "../base/units.ts";
+import { DeviceSteps } from "../engine/volume/device-steps.ts";
 
 export interface PathFacts {
   readonly kind: "file" | "block" | "other";
@@ -50,6 +52,19 @@ export const systemPaths: Paths = {
     return { freeBytes: facts.bavail * facts.bsize, totalBytes: facts.blocks * facts.bsize };
   },
 };
+
+/**
+ * The same with a limit for what requests name: a path on a file system that does not answer holds up its request only.
+ * DEVICE_TIMEOUT.
+ */
+export function limitedPaths(paths: Paths, clock: Clock): Paths {
+  const steps = new DeviceSteps(clock, { inTimeMax: PATH_LOOKS_MAX, lateMax: PATH_LOOKS_LATE_MAX });
+  return {
+    resolve: (path) => steps.run({ path, action: "look at", run: () => paths.resolve(path) }),
+    look: (path) => steps.run({ path, action: "look at", run: () => paths.look(path) }),
+    space: (directory) => paths.space(directory),
+  };
+}
 
 /** Linux numbers devices in 12 bits of major and 20 of minor, spread over the 64 of `rdev`. */
 async function blockDeviceSize(rdev: number): Promise<number> {

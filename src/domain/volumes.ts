@@ -1,5 +1,5 @@
 /**
- * Volumes: register, create, resize, delete.
+ * Volumes: register, create, resize, reopen, delete.
  *
  * Intent first: a row `creating` or `deleting` is durable before a file is made or removed; `reconcile` (at start) undoes
  * the first and finishes the second. A file is removed only when the box made it and, while undoing, only when it holds
@@ -18,6 +18,7 @@ import type { NewEvent, Recorder } from "./journal.ts";
 import { checkLabel } from "./names.ts";
 import { type Page, type PageRequest, pageOf } from "./pages.ts";
 import { checkPath, mayRegister, resolveNew } from "./paths.ts";
+import { unavailableHint } from "./unavailable.ts";
 
 /** A volume as it is now. */
 export interface VolumeView {
@@ -123,6 +124,31 @@ export class Volumes {
   ): Promise<VolumeView> {
     const { uid } = this.#context.catalog.volume(request.name);
     return this.#context.locks.run([uid], () => this.#resize(uid, request, record));
+  }
+
+  /** Opens an unavailable volume again. Errors as VolumeService.ReopenVolume. */
+  reopen(name: string, record: Recorder<VolumeView>): Promise<VolumeView> {
+    const { uid } = this.#context.catalog.volume(name);
+    return this.#context.locks.run([uid], async () => {
+      const { engine, journal, catalog } = this.#context;
+      const row = this.#present(uid, name);
+      const subject = catalog.nameOf(row);
+      const { online, failure } = await engine.volumeStatus(uid);
+      const { sizeBytes } = await engine.reopenVolume(uid).catch((error: unknown) => {
+        if (!(error instanceof TidemarkError)) throw error;
+        const hint = unavailableHint(subject, row, error);
+        throw new TidemarkError(error.code, { ...error.detail, hint }, { cause: error });
+      });
+      // A shrinking resize that timed out has come about after all.
+      const shrunk = row.resizingToBytes !== 0 && sizeBytes <= row.resizingToBytes;
+      const present: VolumeRow = shrunk ? { ...row, sizeBytes, resizingToBytes: 0 } : row;
+      const view: VolumeView = { name: subject, row: present, status: await engine.volumeStatus(uid) };
+      const message = `${subject} is open again; it was not available: ${failure?.detail.message ?? "it was not open"}`;
+      const events: NewEvent[] = online ? [] : [{ type: "volume.reopened", subject, message }];
+      await journal.commit([...(shrunk ? [{ table: "volumes", put: present } as const] : []), ...record(view)], events);
+      if (shrunk) catalog.putVolume(present);
+      return view;
+    });
   }
 
   /** Takes a volume out of the box. Errors as VolumeService.DeleteVolume. */
@@ -265,7 +291,8 @@ export class Volumes {
     try {
       facts = await engine.resizeVolume(uid, request.sizeBytes);
     } catch (error) {
-      if (shrinks) await this.#restore(row);
+      // A device that did not answer may still do what it was asked: then the intent says that it was meant.
+      if (shrinks && !isTimeout(error)) await this.#restore(row);
       throw error;
     }
     const resized: VolumeRow = { ...row, sizeBytes: facts.sizeBytes, resizingToBytes: 0 };
@@ -321,7 +348,11 @@ export class Volumes {
     }
     if (file === "remove") {
       catalog.putVolume({ ...row, state: "deleting" });
-      await engine.removeFile(row.path).catch((error) => this.#takeBack(row, intent, error));
+      await engine.removeFile(row.path).catch((error) => {
+        // It may still be removed: the next start sees to it.
+        if (isTimeout(error)) throw error;
+        return this.#takeBack(row, intent, error);
+      });
       await journal.keep([...removal, ...record(undefined)], [event]);
     }
     catalog.dropVolume(uid);
@@ -340,9 +371,9 @@ export class Volumes {
   async #openAgain(row: VolumeRow): Promise<void> {
     const { engine, catalog, report } = this.#context;
     const name = catalog.nameOf(row);
-    await engine
-      .addVolume({ uid: row.uid, name, path: row.path, sizeBytes: row.sizeBytes })
-      .catch((failure) => report(`${name} could not be opened again`, failure));
+    const spec = { uid: row.uid, name, path: row.path, sizeBytes: row.sizeBytes };
+    const { failure } = await engine.takeBackVolume(spec);
+    if (failure) report(`${name} could not be opened again`, new TidemarkError(failure.code, failure.detail));
   }
 
   /** The volume, unless it went while the caller waited for its lock. */
@@ -375,6 +406,11 @@ export class Volumes {
     if (meant || (row.state === "creating" && row.createdByBox && untouched)) await engine.removeFile(row.path);
     else report(`${row.path} was left by an interrupted creation and holds data`, undefined);
   }
+}
+
+/** The device did not answer in time: nobody can say yet what has been done. */
+function isTimeout(error: unknown): boolean {
+  return error instanceof TidemarkError && error.code === "DEVICE_TIMEOUT";
 }
 
 function checkSize(sizeBytes: number): void {

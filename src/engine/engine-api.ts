@@ -200,6 +200,20 @@ export interface MetadataFinding {
   readonly repairable: boolean;
 }
 
+/** A part of the engine's state that is scrubbed in one go. */
+export interface ScrubTarget {
+  /** `points`: the box's own log. */
+  readonly kind: "points" | "volume" | "session";
+  /** Uid of the volume, id of the copy; empty for the box. */
+  readonly id: string;
+}
+
+export interface ScrubResult {
+  readonly files: number;
+  readonly bytes: number;
+  readonly findings: readonly { readonly finding: MetadataFinding; readonly repaired: boolean }[];
+}
+
 export type EngineEvent =
   | { readonly type: "session.changed"; readonly session: SessionStatus }
   | { readonly type: "session.ended"; readonly session: SessionStatus; readonly destinationUsable: boolean }
@@ -231,6 +245,8 @@ export interface EngineApi {
   removeFile(path: string): Promise<void>;
   /** Opens exclusively and keeps open. PATH_REGISTERED when the same inode or device is open under another uid. */
   addVolume(spec: VolumeSpec): Promise<VolumeFacts>;
+  /** Takes back a volume whose removal did not come about; if it cannot be opened it is not online, with its reason. */
+  takeBackVolume(spec: VolumeSpec): Promise<VolumeStatus>;
   /** VOLUME_BUSY while sessions or exports use it. */
   removeVolume(uid: string): Promise<void>;
   /**
@@ -258,6 +274,14 @@ export interface EngineApi {
   /** The end of this session is recorded: nothing of it needs to be kept any more. Idempotent. */
   forgetSession(id: string): Promise<void>;
   explain(request: Omit<StartRequest, "id" | "pace">): Promise<CopyPlan>;
+
+  /** What there is to scrub: everything, or one volume with its sessions and the log of the box. VOLUME_NOT_FOUND. */
+  scrubTargets(uid: string | undefined): Promise<ScrubTarget[]>;
+  /**
+   * Reads the files of a target again from the disk, at a low rate, and writes anew what is damaged there and whole in memory.
+   * A target that is gone has no findings. STOPPING.
+   */
+  scrub(target: ScrubTarget): Promise<ScrubResult>;
 
   /** At most RPC_CHUNK_BYTES. `into`, if it has that length, is taken over and returned filled: streams reuse memory. */
   read(extent: ExtentRef, offsetBytes: number, lengthBytes: number, into?: Uint8Array): Promise<Uint8Array>;

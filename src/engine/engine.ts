@@ -21,6 +21,7 @@ import {
   STOP_COPIERS_MS,
 } from "../base/limits.ts";
 import type { AllocationExtent, ByteExtent, Clock } from "../base/ports.ts";
+import { Scrubber } from "./check/scrubber.ts";
 import { identityOf } from "./device/identity.ts";
 import { createMover } from "./device/mover.ts";
 import { openDevice } from "./device/open-device.ts";
@@ -38,6 +39,8 @@ import type {
   ExportStatus,
   ExtentRef,
   PartitionFacts,
+  ScrubResult,
+  ScrubTarget,
   SessionStatus,
   StartRequest,
   VolumeFacts,
@@ -75,6 +78,7 @@ interface Running {
   readonly ports: EnginePorts;
   readonly volumes: VolumeSet;
   readonly sessions: SessionSet;
+  readonly scrubber: Scrubber;
 }
 
 /** The engine in the caller's own thread. */
@@ -135,7 +139,7 @@ class Engine implements LocalEngine {
     });
     system.setReadMode("threads");
     this.#failStop.arm();
-    this.#running = { ports, volumes, sessions };
+    this.#running = { ports, volumes, sessions, scrubber: new Scrubber({ ports, volumes, sessions }) };
     const found = { volumes: volumes.statuses(), sessions: sessions.statuses(), ended: sessions.ended.list() };
     sessions.resume();
     return found;
@@ -146,9 +150,10 @@ class Engine implements LocalEngine {
     if (!running) return;
     this.#running = undefined;
     this.#failStop.disarm();
-    const { ports, volumes, sessions } = running;
+    const { ports, volumes, sessions, scrubber } = running;
     await endedWithin(this.#clock, STOP_CLIENTS_MS + STOP_CLIENTS_CUT_MS, [
       this.#nbd.close({ graceMs: STOP_CLIENTS_MS }),
+      scrubber.stop(),
     ]);
     const report = await sessions.stop();
     const stamps = await volumes.close(report);
@@ -184,6 +189,12 @@ class Engine implements LocalEngine {
 
   async addVolume(spec: VolumeSpec): Promise<VolumeFacts> {
     return this.#parts().volumes.add(spec);
+  }
+
+  async takeBackVolume(spec: VolumeSpec): Promise<VolumeStatus> {
+    const { volumes } = this.#parts();
+    await volumes.openOrKeep([spec]);
+    return volumes.status(spec.uid);
   }
 
   async removeVolume(uid: string): Promise<void> {
@@ -256,6 +267,14 @@ class Engine implements LocalEngine {
 
   async explain(request: Omit<StartRequest, "id" | "pace">): Promise<CopyPlan> {
     return this.#parts().sessions.explain(request);
+  }
+
+  async scrubTargets(uid: string | undefined): Promise<ScrubTarget[]> {
+    return this.#parts().scrubber.targets(uid);
+  }
+
+  async scrub(target: ScrubTarget): Promise<ScrubResult> {
+    return this.#parts().scrubber.scrub(target);
   }
 
   // --- data ----------------------------------------------------------------------------------------------------------

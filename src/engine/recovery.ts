@@ -14,7 +14,7 @@
 import { asTidemarkError, TidemarkError } from "../base/errors.ts";
 import { isDamage } from "./durable/state-files.ts";
 import type { EngineEvent, VolumeSpec } from "./engine-api.ts";
-import { foreignWriteTo, readStamps, storeStamps } from "./foreign-writes.ts";
+import { foreignWriteTo, readStamps, type Stamps, storeStamps } from "./foreign-writes.ts";
 import type { EnginePorts } from "./ports.ts";
 import { EndedSessions } from "./session/ended-sessions.ts";
 import { PointsLog, type RecoveredPoint } from "./session/points-log.ts";
@@ -45,12 +45,14 @@ export async function recover(options: {
     const { detail } = asTidemarkError(error);
     emit({ type: "engine.trouble", message: `${what}: ${detail.message}${detail.hint ? ` (${detail.hint})` : ""}` });
   };
+  const stamps = await readStamps(files);
+  const cleanStop = stamps.size > 0;
   const { log, points, damage } = await PointsLog.open(files, ports.core);
   if (damage)
     trouble("points may be lost; copies that may have had one since their last checkpoint have failed", damage);
-  await volumes.openAtStart(specs);
+  await volumes.openOrKeep(specs);
   const ended = new EndedSessions(files);
-  const state = { points, pointsDamage: damage, ended, trouble };
+  const state = { points, pointsDamage: damage, cleanStop, ended, trouble };
   const read = await each(await files.list(SESSIONS_DIRECTORY), READS_AT_ONCE, (id) =>
     readSession(ports, volumes, id, state),
   );
@@ -63,7 +65,7 @@ export async function recover(options: {
   for (const one of found) await sessions.adoptFound(one, trouble);
   for (const spec of specs) volumes.require(spec.uid).chain.prune();
   if (points.length > 0) sessions.noteUnsettled(specs.map((spec) => volumes.require(spec.uid)));
-  await noticeForeignWrites(ports, volumes, sessions, { specs, trouble });
+  await noticeForeignWrites(ports, volumes, sessions, { specs, stamps, trouble });
   await log.setAsideDamaged();
   for (const point of points) for (const map of point.maps.values()) map.dispose();
   return sessions;
@@ -73,9 +75,8 @@ async function noticeForeignWrites(
   { files }: EnginePorts,
   volumes: VolumeSet,
   sessions: SessionSet,
-  { specs, trouble }: { specs: readonly VolumeSpec[]; trouble: ChainState["trouble"] },
+  { specs, stamps, trouble }: { specs: readonly VolumeSpec[]; stamps: Stamps; trouble: ChainState["trouble"] },
 ): Promise<void> {
-  const stamps = await readStamps(files);
   const unseen = new Map<string, string>();
   for (const spec of specs) {
     const volume = volumes.require(spec.uid);
@@ -100,6 +101,7 @@ async function noticeForeignWrites(
 }
 
 interface ChainState {
+  readonly cleanStop: boolean;
   readonly points: readonly RecoveredPoint[];
   readonly pointsDamage: TidemarkError | undefined;
   readonly found: readonly FoundSession[];
@@ -113,6 +115,7 @@ async function readChain(ports: EnginePorts, volumes: VolumeSet, spec: VolumeSpe
   let tracking: VolumeTracking | undefined;
   try {
     tracking = await VolumeTracking.open(ports, volume, state.points);
+    if (tracking?.slotDamage && state.cleanStop) state.trouble(`volume ${spec.name}`, tracking.slotDamage);
     const lost = needed.filter((id) => !volume.chain.has(id));
     if (lost.length > 0) throw lostEpochs(spec.name, lost);
     if (tracking && needed.length > 0 && state.pointsDamage) throw state.pointsDamage;

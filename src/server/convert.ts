@@ -11,6 +11,8 @@ import type { CopyFailure, CopyKind, CopyPlan, CopyReason, SessionStatus } from 
 import type { Finding } from "../domain/diagnose.ts";
 import type { ExportView } from "../domain/exports.ts";
 import type { EventRow } from "../domain/journal.ts";
+import type { MetadataFinding } from "../domain/row-checks.ts";
+import type { ScrubProgress } from "../domain/scrubs.ts";
 import type { PartitionView, VolumeView } from "../domain/volumes.ts";
 import type { Timestamp } from "../gen/google/protobuf/timestamp.ts";
 import * as box from "../gen/tidemark/v1/box.ts";
@@ -232,6 +234,37 @@ const SEVERITIES = {
 
 export function toFinding(finding: Finding): box.Finding {
   return { ...finding, severity: SEVERITIES[finding.severity] };
+}
+
+const FINDING_KINDS = {
+  damaged: box.MetadataFindingKind.DAMAGED,
+  "torn-tail": box.MetadataFindingKind.TORN_TAIL,
+  stale: box.MetadataFindingKind.STALE,
+  missing: box.MetadataFindingKind.MISSING,
+  foreign: box.MetadataFindingKind.FOREIGN,
+  "left-over": box.MetadataFindingKind.LEFT_OVER,
+  "set-aside": box.MetadataFindingKind.SET_ASIDE,
+  unknown: box.MetadataFindingKind.UNKNOWN,
+  unreadable: box.MetadataFindingKind.UNREADABLE,
+  "too-new": box.MetadataFindingKind.TOO_NEW,
+} as const satisfies Record<MetadataFinding["kind"], number>;
+
+export function toMetadataFinding(finding: MetadataFinding, repaired: "repaired" | "left"): box.MetadataFinding {
+  const { path, subject, message, cost, remedy, offsetBytes, page } = finding;
+  return {
+    ...{ path, subject, message, cost, remedy, repaired: repaired === "repaired" },
+    kind: FINDING_KINDS[finding.kind],
+    severity: SEVERITIES[finding.severity],
+    offsetBytes: offsetBytes === undefined ? undefined : BigInt(offsetBytes),
+    page: page === undefined ? undefined : BigInt(page),
+  };
+}
+
+export function toScrubResponse({ found, files, bytes, done, total }: ScrubProgress): box.ScrubResponse {
+  return {
+    finding: found && toMetadataFinding(found.finding, found.state),
+    ...{ files: BigInt(files), bytes: BigInt(bytes), done, total },
+  };
 }
 
 export function toExtents(extents: readonly ByteExtent[]): Extent[] {

@@ -18,7 +18,7 @@ import type { Store } from "../store/store.ts";
 import { addressText } from "./addresses.ts";
 import { type GrpcServer, startGrpcServer } from "./grpc-server.ts";
 import { type DaemonOptions, defaultAddresses } from "./options.ts";
-import { lockedBy, openStateDirectory, type StateDirectory } from "./state-directory.ts";
+import { lockedBy, openStateDirectory, requireDatabase, requireState, type StateDirectory } from "./state-directory.ts";
 import { THREAD_POOL_SIZE, threadPoolSize } from "./thread-pool.ts";
 
 /** How old the figure of resident memory in GetBox may be: reading it costs more than all the rest of the call. */
@@ -80,11 +80,13 @@ async function openAll(
   const { directory } = opened;
   const defaults = defaultAddresses(directory.run);
   const nbd = options.nbd ?? defaults.nbd;
+  await requireDatabase(directory);
   const store = await openLevelStore(directory.database).catch(async (error: unknown) => {
     const locked = error instanceof TidemarkError && error.code === "STATE_DIRECTORY_LOCKED";
     throw locked ? await lockedBy(directory.path) : error;
   });
   opened.store = store;
+  if ((await store.list("copies", { limit: 1 })).length > 0) await requireState(directory);
   const engine = startEngineThread();
   opened.engine = engine;
   engine.onExit((exit) => {
@@ -102,6 +104,7 @@ async function openAll(
     stateDirectory: directory.engine,
     roots: [],
     nbdAddress: nbd === "none" ? undefined : addressText(nbd),
+    scrub: options.scrub,
     environment: {
       nodeVersion: process.version,
       threadPoolSize: threadPoolSize(process.env),
@@ -132,6 +135,7 @@ async function closeAll({ directory, store, engine, box, server }: Opened): Prom
   };
   // Watches first: they would hold up the server until its grace is over.
   box?.watches.stop();
+  box?.scrubs.stop();
   await attempt(server && (() => server.stop()));
   await attempt(box && (() => box.stop()));
   await attempt(engine && (() => engine.stop()));

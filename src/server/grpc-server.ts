@@ -8,7 +8,7 @@
 import { Server, ServerCredentials, type ServerInterceptor } from "@grpc/grpc-js";
 import { HealthImplementation } from "grpc-health-check";
 import { TidemarkError } from "../base/errors.ts";
-import { RPC_MESSAGE_BYTES_MAX } from "../base/limits.ts";
+import { RPC_MESSAGE_BYTES_MAX, STOP_CALLS_MS } from "../base/limits.ts";
 import { ServerReflectionService } from "../gen/grpc/reflection/v1/reflection.ts";
 import { BoxServiceService } from "../gen/tidemark/v1/box.ts";
 import { CopyServiceService } from "../gen/tidemark/v1/copy.ts";
@@ -27,8 +27,6 @@ import { volumeService } from "./services/volume-service.ts";
 const STREAMS_PER_CONNECTION_MAX = 1024;
 const KEEPALIVE_MS = 30_000;
 const KEEPALIVE_TIMEOUT_MS = 20_000;
-/** Calls that run when the server stops have this long. */
-const GRACE_MS = 5000;
 /** A message of a 1 MiB chunk has a few bytes more than its data. */
 const MESSAGE_SLACK_BYTES = 64 * 1024;
 
@@ -50,7 +48,7 @@ export interface GrpcServerOptions {
 export interface GrpcServer {
   /** Addresses in use, port 0 replaced by the port it got. */
   readonly addresses: readonly string[];
-  /** Health says NOT_SERVING, no new calls; running ones get GRACE_MS, then they end with CANCELLED. */
+  /** Health says NOT_SERVING, no new calls; running ones get STOP_CALLS_MS, then they end with CANCELLED. */
   stop(): Promise<void>;
 }
 
@@ -76,7 +74,7 @@ export async function startGrpcServer(parts: ServiceParts, options: GrpcServerOp
     addresses,
     async stop() {
       for (const name of ["", ...SERVICES]) health.setStatus(name, "NOT_SERVING");
-      const timer = setTimeout(() => server.forceShutdown(), GRACE_MS);
+      const timer = setTimeout(() => server.forceShutdown(), STOP_CALLS_MS);
       await new Promise<void>((resolve) => server.tryShutdown(() => resolve()));
       clearTimeout(timer);
     },

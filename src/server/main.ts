@@ -3,18 +3,22 @@
  * tidemarkd: entry point of the daemon, also behind `tidemark serve`.
  *
  * Prints one line on stdout when it serves; everything else goes to the log on stderr.
- * Exit codes: 0 stopped by a signal, 1 could not start, 2 wrong options, 70 the engine failed (a restart recovers).
+ * Exit codes: 0 stopped by a signal, in order; 1 could not start; 2 wrong options; 3 stopped by a signal, but not everything
+ * could be made durable in time (standard error names the volumes; a start recovers); 70 the engine failed (a start recovers).
  */
 import { realpathSync } from "node:fs";
 import { fileURLToPath } from "node:url";
 import { type Logger, pino } from "pino";
 import { asTidemarkError, TidemarkError } from "../base/errors.ts";
+import { STOP_MS_MAX } from "../base/limits.ts";
 import { type Daemon, startDaemon } from "./daemon.ts";
+import { exitNow } from "./exit.ts";
 import { type DaemonOptions, parseOptions, USAGE } from "./options.ts";
 import { ensureThreadPool } from "./thread-pool.ts";
 
 const EXIT_FAILED = 1;
 const EXIT_USAGE = 2;
+const EXIT_UNCLEAN = 3;
 const EXIT_ENGINE_LOST = 70;
 /** 128 + SIGINT: the second signal. */
 const EXIT_HARD = 130;
@@ -40,7 +44,7 @@ export async function main(argv: readonly string[]): Promise<void> {
     interceptors: [],
     onEngineLost: ({ error, exitCode }) => {
       log.fatal({ err: error, exitCode }, "the engine failed; start the daemon again to recover");
-      process.exit(EXIT_ENGINE_LOST);
+      exitNow(EXIT_ENGINE_LOST);
     },
   }).catch((error: unknown) => exitWith(EXIT_FAILED, error, log));
   stopOnSignals(daemon, log);
@@ -64,18 +68,29 @@ function leaveGoneDirectory(): void {
 function stopOnSignals(daemon: Daemon, log: Logger): void {
   let signals = 0;
   const stop = (signal: NodeJS.Signals) => {
-    if (++signals > 1) process.exit(EXIT_HARD);
+    if (++signals > 1) exitNow(EXIT_HARD);
     log.info({ signal }, "stopping");
+    setTimeout(() => exitWith(EXIT_UNCLEAN, stopTooLong(), log), STOP_MS_MAX);
     daemon.stop().then(
       () => {
         log.info("stopped");
-        process.exit(0);
+        exitNow(0);
       },
-      (error: unknown) => exitWith(EXIT_FAILED, error, log),
+      (error: unknown) => {
+        log.error({ err: error }, "stopped, but not in order");
+        exitWith(EXIT_UNCLEAN, error, log);
+      },
     );
   };
   process.on("SIGTERM", stop);
   process.on("SIGINT", stop);
+}
+
+function stopTooLong(): TidemarkError {
+  return new TidemarkError("DEVICE_TIMEOUT", {
+    message: `the box did not stop within ${STOP_MS_MAX / 1000} s`,
+    hint: "nothing is lost: the next start recovers as after a kill; look for stalled devices (dmesg)",
+  });
 }
 
 function warnOfTcp(options: DaemonOptions, daemon: Daemon, log: Logger): void {
@@ -90,7 +105,7 @@ function exitWith(code: number, error: unknown, log?: Logger): never {
   if (!(error instanceof TidemarkError)) log?.fatal({ err: error }, "unexpected failure");
   const hint = detail.hint === undefined ? "" : `\n  hint: ${detail.hint}`;
   process.stderr.write(`tidemarkd: ${message} (${reason})${hint}\n`);
-  process.exit(code);
+  exitNow(code);
 }
 
 const entry = process.argv[1];

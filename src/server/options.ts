@@ -7,13 +7,14 @@ import { absolutePath } from "./absolute-path.ts";
 import { type ListenAddress, parseListenAddress } from "./addresses.ts";
 
 export const USAGE = `usage: tidemark serve --data DIR [--address unix:PATH|HOST:PORT] [--nbd unix:PATH|HOST:PORT|none]
-                      [--box N] [--log-level LEVEL]
+                      [--box N] [--log-level LEVEL] [--scrub weekly|off]
 
   --data DIR        the box's state (or TIDEMARK_DATA); made if it does not exist
   --address ADDR    where the API listens; may be repeated. Default: unix:DIR/run/api.sock
   --nbd ADDR        where NBD listens. Default: unix:DIR/run/nbd.sock
   --box N           number of the box, 0 to ${BOX_NUMBER_MAX}; remembered. Default: 1
   --log-level L     debug, info, warn, error or silent. Default: info
+  --scrub WHEN      weekly: the box reads its own metadata again once a week; off: only when asked to. Default: weekly
 `;
 
 const LOG_LEVELS = ["debug", "info", "warn", "error", "silent"] as const;
@@ -29,6 +30,7 @@ export interface DaemonOptions {
   /** Undefined: the number the box has, 1 for a new one. */
   readonly boxNumber: number | undefined;
   readonly logLevel: LogLevel;
+  readonly scrub: "weekly" | "off";
 }
 
 /** INVALID_ARGUMENT, with what is wrong. A leading `serve` may be there. "help" when help is asked for. */
@@ -45,6 +47,7 @@ export function parseOptions(argv: readonly string[], environment: NodeJS.Proces
       values.nbd === undefined ? undefined : values.nbd === "none" ? "none" : parseListenAddress(values.nbd, "--nbd"),
     boxNumber: values.box === undefined ? undefined : boxNumber(values.box),
     logLevel: logLevel(values["log-level"] ?? environment["TIDEMARK_LOG_LEVEL"] ?? "info"),
+    scrub: scrub(values.scrub ?? "weekly"),
   };
 }
 
@@ -66,6 +69,7 @@ function parseGiven(args: readonly string[]) {
         nbd: { type: "string" },
         box: { type: "string" },
         "log-level": { type: "string" },
+        scrub: { type: "string" },
         help: { type: "boolean", short: "h" },
       },
     });
@@ -84,6 +88,11 @@ function logLevel(text: string): LogLevel {
   const level = LOG_LEVELS.find((known) => known === text);
   if (level !== undefined) return level;
   throw wrong(`there is no log level ${text}`, `use one of ${LOG_LEVELS.join(", ")}`);
+}
+
+function scrub(text: string): "weekly" | "off" {
+  if (text === "weekly" || text === "off") return text;
+  throw wrong(`--scrub ${text} is neither weekly nor off`, "leave it out for weekly");
 }
 
 function wrong(message: string, hint: string): TidemarkError {

@@ -10,6 +10,7 @@
  *   5. A commit that fails changes nothing, also not later. The ones behind it are refused (METADATA_WRITE_FAILED) while
  *      the cause lasts, and taken again when it is gone, without a restart. Reading goes on.
  */
+import type { TidemarkError } from "../base/errors.ts";
 import type { KeyOf, Rows, TableName } from "./rows.ts";
 
 export type { KeyOf, Rows, TableName } from "./rows.ts";
@@ -27,6 +28,12 @@ export interface ListOptions<T extends TableName> {
   readonly order?: "ascending" | "descending";
 }
 
+/** A row as it is found: what it says, or why it says nothing. */
+export type InspectedRow<T extends TableName> = { readonly key: string } & (
+  | { readonly row: Rows[T] }
+  | { readonly error: TidemarkError }
+);
+
 export interface Store {
   /** The row, or undefined. METADATA_CORRUPT. */
   get<T extends TableName>(table: T, key: KeyOf<T>): Promise<Rows[T] | undefined>;
@@ -34,6 +41,8 @@ export interface Store {
   list<T extends TableName>(table: T, options: ListOptions<T>): Promise<Rows[T][]>;
   /** All rows of a table, in ascending order. METADATA_CORRUPT. */
   scan<T extends TableName>(table: T): AsyncIterable<Rows[T]>;
+  /** All rows of a table, in ascending order, the damaged ones too: for checks. */
+  inspect<T extends TableName>(table: T): AsyncIterable<InspectedRow<T>>;
   /** All changes at once, durable. At most COMMIT_CHANGES_MAX. METADATA_WRITE_FAILED, STOPPING after close. */
   commit(changes: readonly Change[]): Promise<void>;
   /** Waits for commits under way. Idempotent. */

@@ -4,7 +4,7 @@
  * Invariants: commits take effect in the order of their calls (commit-line.ts); `close` waits for those under way.
  */
 import { assert } from "../base/assert.ts";
-import { TidemarkError } from "../base/errors.ts";
+import { asTidemarkError, TidemarkError } from "../base/errors.ts";
 import { CommitLine } from "./commit-line.ts";
 import { corruptValue, openValue, sealValue } from "./envelope.ts";
 import type { KeyValue, KeyValueChange } from "./key-value.ts";
@@ -12,7 +12,7 @@ import { storeKey, tableRange } from "./keys.ts";
 import { COMMIT_CHANGES_MAX, LIST_ROWS_MAX, VALUE_BYTES_MAX } from "./limits.ts";
 import type { KeyOf, Rows, TableName } from "./rows.ts";
 import { SCHEMA, type Schema, settleSchema } from "./schema.ts";
-import type { Change, ListOptions, Store } from "./store.ts";
+import type { Change, InspectedRow, ListOptions, Store } from "./store.ts";
 import { TABLES } from "./tables.ts";
 
 export class TableStore implements Store {
@@ -63,6 +63,12 @@ export class TableStore implements Store {
     return decodeAll(table, entries);
   }
 
+  inspect<T extends TableName>(table: T): AsyncIterable<InspectedRow<T>> {
+    this.#refuseClosed();
+    const entries = this.#engine.entries({ ...tableRange(table), reverse: false, limit: Number.POSITIVE_INFINITY });
+    return inspectAll(table, entries);
+  }
+
   async commit(changes: readonly Change[]): Promise<void> {
     this.#refuseClosed();
     assert(changes.length <= COMMIT_CHANGES_MAX, "a commit has at most COMMIT_CHANGES_MAX changes");
@@ -86,6 +92,19 @@ async function* decodeAll<T extends TableName>(
   entries: AsyncIterable<[string, Uint8Array]>,
 ): AsyncIterable<Rows[T]> {
   for await (const [key, value] of entries) yield decodeRow(table, key, value);
+}
+
+async function* inspectAll<T extends TableName>(
+  table: T,
+  entries: AsyncIterable<[string, Uint8Array]>,
+): AsyncIterable<InspectedRow<T>> {
+  for await (const [key, value] of entries) {
+    try {
+      yield { key, row: decodeRow(table, key, value) };
+    } catch (error) {
+      yield { key, error: asTidemarkError(error) };
+    }
+  }
 }
 
 function decodeRow<T extends TableName>(table: T, key: string, value: Uint8Array): Rows[T] {

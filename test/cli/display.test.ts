@@ -1,7 +1,7 @@
 import test from "ava";
 import { Output } from "../../src/client/display/output.ts";
 import { barText, Progress, percentOf, progressText, totalsOf } from "../../src/client/display/progress.ts";
-import { renderTable } from "../../src/client/display/table.ts";
+import { type Column, renderRow, renderTable } from "../../src/client/display/table.ts";
 import { executeCell, phaseWord, updateCell } from "../../src/client/display/words.ts";
 import { Copy, CopyFailure, CopyKind, CopyPhase } from "../../src/gen/tidemark/v1/copy.ts";
 
@@ -57,6 +57,17 @@ test("words while copying and while tracking", (t) => {
 test("a failed copy says why", (t) => {
   const failed = { ...copying, phase: CopyPhase.FAILED, failure: CopyFailure.BAD_SECTOR };
   t.is(phaseWord(failed), "failed(bad sector)");
+});
+
+test("rows that come one at a time stand under each other as far as their columns are wide", (t) => {
+  const columns: Column<readonly string[]>[] = [
+    { title: "TYPE", widthMin: 8, cell: (row) => row[0] ?? "" },
+    { title: "SUBJECT", widthMin: 4, cell: (row) => row[1] ?? "" },
+    { title: "MESSAGE", cell: (row) => row[2] ?? "" },
+  ];
+  t.is(renderRow(columns, ["started", "", "one"]), "started   ----  one");
+  t.is(renderRow(columns, ["added", "g1d1", "two\nlines"]), "added     g1d1  two\\u{a}lines");
+  t.is(renderRow(columns, ["unavailable", "g1d1", "three"]), "unavailable  g1d1  three");
 });
 
 test("percent is 100 only when nothing is left", (t) => {

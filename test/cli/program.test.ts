@@ -21,6 +21,7 @@ const FORMS = [
   "volume partitions",
   "volume changes",
   "volume resize",
+  "volume reopen",
   "volume delete",
   "volume attach",
   "volume detach",

@@ -47,6 +47,17 @@ export class RealBox {
     throw new Error(`the daemon did not start (${child.exitCode ?? child.signalCode}): ${this.#log}`);
   }
 
+  /** The daemon's process. */
+  process(): ChildProcess {
+    if (this.#child === undefined) throw new Error("the daemon does not run");
+    return this.#child;
+  }
+
+  /** What the daemon has said on standard error so far. */
+  log(): string {
+    return this.#log;
+  }
+
   path(name: string): string {
     return join(this.directory, name);
   }

@@ -7,32 +7,22 @@ import type { ExecutionContext } from "ava";
 import { systemClock } from "../../src/base/clock.ts";
 import type { Clock } from "../../src/base/ports.ts";
 import { openDevice } from "../../src/engine/device/open-device.ts";
-
-export const isRoot = process.getuid?.() === 0;
+import { needRoot } from "../cli/need-root.ts";
+import { needTools } from "../support/tools.ts";
 
 /** Runs a program and gives its output; its error output is in the error. */
 export function run(program: string, ...args: string[]): string {
   return execFileSync(program, args, { encoding: "utf8", stdio: ["ignore", "pipe", "pipe"] });
 }
 
-/** True (and said in the log) when a program that the test needs is not installed. */
+/** True when a program that the test needs is missing: then the test is to return at once (support/tools.ts). */
 export function skippedWithoutPrograms(t: ExecutionContext, ...programs: string[]): boolean {
-  const directories = [...(process.env["PATH"] ?? "").split(":"), "/usr/sbin", "/sbin"];
-  const missing = programs.filter(
-    (program) => !directories.some((directory) => fs.existsSync(join(directory, program))),
-  );
-  if (missing.length === 0) return false;
-  t.log(`skipped: ${missing.join(", ")} not installed`);
-  t.pass();
-  return true;
+  return !needTools(t, programs);
 }
 
-/** True (and said in the log) when the test cannot have the root it needs, or a program. */
+/** The same for a test that needs root. */
 export function skippedWithoutRoot(t: ExecutionContext, ...programs: string[]): boolean {
-  if (isRoot) return skippedWithoutPrograms(t, ...programs);
-  t.log("skipped: needs root (loop devices, mounts)");
-  t.pass();
-  return true;
+  return !needRoot(t) || skippedWithoutPrograms(t, ...programs);
 }
 
 /** Runs once at the end of the test; a later call runs earlier. */
@@ -111,6 +101,15 @@ export function memoryFileSystem(t: ExecutionContext, directory: string, sizeByt
 
 /** A FUSE file served by nbdkit with these arguments (filters, plugin, parameters). */
 export async function fuseFile(t: ExecutionContext, directory: string, ...nbdkit: string[]): Promise<string> {
+  return (await fuseDevice(t, directory, ...nbdkit)).path;
+}
+
+/** The same; `abort` ends its server, which ends with an error whatever waits for it. */
+export async function fuseDevice(
+  t: ExecutionContext,
+  directory: string,
+  ...nbdkit: string[]
+): Promise<{ readonly path: string; readonly abort: () => void }> {
   const point = join(directory, "fuse-mount");
   fs.mkdirSync(point);
   const child = spawn("nbdfuse", [join(point), "--command", "nbdkit", "-s", "--exit-with-parent", ...nbdkit], {
@@ -123,7 +122,7 @@ export async function fuseFile(t: ExecutionContext, directory: string, ...nbdkit
   });
   const path = join(point, "nbd");
   for (let attempt = 0; attempt < 200; attempt++) {
-    if (fs.existsSync(path)) return path;
+    if (fs.existsSync(path)) return { path, abort: () => child.kill("SIGKILL") };
     await systemClock.sleep(50);
   }
   throw new Error("nbdfuse did not come up");

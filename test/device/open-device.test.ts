@@ -222,3 +222,14 @@ test("identity: hard links, symbolic links and loop devices lead to the same key
   fs.closeSync(fd);
   await t.throwsAsync(identityOf(join(directory, "missing")), { code: "PATH_NOT_FOUND" });
 });
+
+test("looking at a file, opening and closing it is no write to it", async (t) => {
+  const file = sparseFile(temporaryDirectory(t), "file", MiB);
+  fs.utimesSync(file, 1_000_000, 1_000_000); // long before the clock tick of this test
+  const before = fs.statSync(file, { bigint: true });
+  await inspectPath(file, { clock: systemClock });
+  const device = await openDevice(file, { clock: systemClock });
+  t.is((await device.stamp()).split(":")[2], String(before.mtimeNs));
+  await device.close();
+  t.is(fs.statSync(file, { bigint: true }).mtimeNs, before.mtimeNs);
+});

@@ -61,6 +61,7 @@ export class BoxFixture {
       stateDirectory: join(this.data, "state"),
       roots: [],
       nbdAddress: `unix:${join(this.directory, "nbd.sock")}`,
+      scrub: "off",
       environment: { nodeVersion: process.version, threadPoolSize: 32, threadPoolSizeWanted: 32 },
       ...options,
     }).catch(async (error) => {

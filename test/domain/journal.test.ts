@@ -47,6 +47,7 @@ function steppedStore(store: Store): Store & { steps: { done(): void; fail(error
     get: (table, key) => store.get(table, key),
     list: (table, options) => store.list(table, options),
     scan: (table) => store.scan(table),
+    inspect: (table) => store.inspect(table),
     close: () => store.close(),
     commit: (changes) =>
       new Promise((resolve, reject) => {

@@ -174,7 +174,7 @@ test.serial(
       "volume-unavailable g1d2",
     ]);
     t.true(findings.every(({ message, remedy }) => message !== "" && remedy !== ""));
-    await refusal(t, () => box.exports.add({ name: "g1d2", readOnly: false }, () => []), "VOLUME_SHRUNK");
+    await refusal(t, () => box.exports.add({ name: "g1d2", readOnly: false }, () => []), "VOLUME_UNAVAILABLE");
     t.is((await box.exports.get("g1d1")).connections, 0);
     await fixture.stop();
     await rename(fixture.path("away.img"), fixture.path("gone.img"));

@@ -8,6 +8,7 @@ import {
   linkSync,
   mkdirSync,
   mkdtempSync,
+  renameSync,
   rmSync,
   symlinkSync,
   truncateSync,
@@ -196,6 +197,42 @@ test.serial(
     writeFileSync(path, content);
     await fixture.start();
     t.is((await read(fixture, "g1d1", MiB, 1))[0], 7);
+  },
+);
+
+test.serial(
+  "a volume whose file is gone: unavailable, with what to do; brought back it is opened again, with its export",
+  async (t) => {
+    const { fixture } = t.context;
+    const path = file(fixture, "a.img", MiB);
+    await register(fixture, path, "one");
+    await call(fixture.clients.exports, "addExport", { name: "one", readOnly: false, requestId: "" });
+    await writeBlocks(fixture.clients, "one", 0, Buffer.alloc(512, 6));
+    await fixture.stop();
+    renameSync(path, fixture.path("elsewhere.img"));
+    await fixture.start();
+    const { findings } = await call(fixture.clients.box, "diagnose", {});
+    const remedy = findings.find(({ check }) => check === "volume-unavailable")?.remedy ?? "";
+    t.regex(remedy, /bring .*a\.img back with its content.*tidemark volume reopen g1d1.*tidemark volume delete g1d1/);
+    t.notRegex(remedy, /volume create/, "a new file there would be taken for the volume");
+    const reopen = () => call(fixture.clients.volumes, "reopenVolume", { name: "one", requestId: "" });
+    const refusal = await refuses(t, reopen, "PATH_NOT_FOUND");
+    t.regex(refusal?.metadata["hint"] ?? "", /back with its content/);
+    await refuses(
+      t,
+      () => call(fixture.clients.exports, "addExport", { name: "one", readOnly: true, requestId: "" }),
+      "EXPORT_EXISTS",
+    );
+    renameSync(fixture.path("elsewhere.img"), path);
+    t.is((await reopen()).volume?.state, VolumeState.ONLINE);
+    t.is((await read(fixture, "one", 0, 1))[0], 6);
+    t.deepEqual(
+      (await call(fixture.clients.box, "diagnose", {})).findings.filter(({ subject }) => subject === "g1d1"),
+      [],
+    );
+    t.is((await reopen()).volume?.state, VolumeState.ONLINE, "once more does no harm");
+    const { events } = await call(fixture.clients.box, "listEvents", { subject: "g1d1", pageSize: 0, pageToken: "" });
+    t.is(events.filter(({ type }) => type === "volume.reopened").length, 1);
   },
 );
 

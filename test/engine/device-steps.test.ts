@@ -7,6 +7,7 @@ import { CopyLab, G, refusal } from "../support/copy-lab.ts";
 import { EngineLab, LabClock } from "../support/engine-lab.ts";
 
 const SIZE = 20 * G + 1536;
+const LIMITS = { inTimeMax: DEVICE_STEPS_MAX, lateMax: DEVICE_STEPS_LATE_MAX };
 
 interface Stall {
   readonly promise: Promise<void>;
@@ -99,14 +100,14 @@ test("stalled devices do not keep healthy ones from opening, whatever their orde
   t.teardown(() => lab.engine.stop());
   await lab.engine.stop();
   const opening = stall();
-  for (let index = 1; index <= 12; index++) lab.disk(`v${index}`).opening = opening.promise;
+  for (let index = 1; index <= 10; index++) lab.disk(`v${index}`).opening = opening.promise;
   const booting = lab.boot();
   await timeOut(lab);
   await timeOut(lab);
   await booting;
   for (let index = 1; index <= 30; index++) {
     const { online } = await lab.engine.volumeStatus(`v${index}`);
-    t.is(online, index > 12, `v${index}`);
+    t.is(online, index > 10, `v${index}`);
   }
   opening.end();
   await lab.settle();
@@ -138,7 +139,7 @@ async function until(t: ExecutionContext, condition: () => boolean): Promise<voi
 
 test("steps: a bounded number is under way, and a bounded number is late; what comes late is undone", async (t) => {
   const clock = new LabClock();
-  const steps = new DeviceSteps(clock);
+  const steps = new DeviceSteps(clock, LIMITS);
   const stalled = stall();
   let begun = 0;
   let undone = 0;
@@ -161,7 +162,7 @@ test("steps: a bounded number is under way, and a bounded number is late; what c
   await until(t, () => begun === 2 * DEVICE_STEPS_MAX);
   clock.advance(DEVICE_STEP_TIMEOUT_MS);
   await Promise.all(all);
-  t.is(begun, DEVICE_STEPS_LATE_MAX, "no more threads are given away");
+  t.true(begun <= DEVICE_STEPS_MAX + DEVICE_STEPS_LATE_MAX, "no more threads are given away");
   t.deepEqual(new Set(refused), new Set(["DEVICE_TIMEOUT"]));
   t.is(refused.length, 40);
   stalled.end();
@@ -169,8 +170,24 @@ test("steps: a bounded number is under way, and a bounded number is late; what c
   t.is(await steps.run({ path: "/p0", action: "open", run: async () => 7 }), 7, "and all is as before");
 });
 
+test("steps: one that is in time is waited for, one that is late is not", async (t) => {
+  const clock = new LabClock();
+  const steps = new DeviceSteps(clock, LIMITS);
+  const stalled = stall();
+  const first = steps.run({ path: "/p", action: "open", run: () => stalled.promise.then(() => 1) });
+  const second = steps.run({ path: "/p", action: "look at", run: async () => 2 });
+  stalled.end();
+  t.deepEqual(await Promise.all([first, second]), [1, 2]);
+  const never = steps.run({ path: "/p", action: "open", run: () => new Promise(() => undefined) });
+  const behind = steps.run({ path: "/p", action: "look at", run: async () => 2 });
+  await Promise.resolve();
+  clock.advance(DEVICE_STEP_TIMEOUT_MS);
+  await t.throwsAsync(never, { code: "DEVICE_TIMEOUT" });
+  await t.throwsAsync(behind, { code: "DEVICE_TIMEOUT" });
+});
+
 test("steps: an error is the step's own, and the path is free again", async (t) => {
-  const steps = new DeviceSteps(new LabClock());
+  const steps = new DeviceSteps(new LabClock(), LIMITS);
   const run = () => Promise.reject(new TidemarkError("PATH_HELD", { message: "held" }));
   await t.throwsAsync(() => steps.run({ path: "/p", action: "open", run }), { code: "PATH_HELD" });
   t.is(await steps.run({ path: "/p", action: "open", run: async () => 1 }), 1);

@@ -24,6 +24,7 @@ export interface LabOptions {
   readonly sizeBytes?: number;
   readonly transport?: Transport;
   readonly clock?: Clock;
+  readonly memoryBytes?: number;
 }
 
 /** A directory that is removed at the end of the test. */
@@ -45,6 +46,7 @@ export async function startLab(t: ExecutionContext, options: LabOptions = {}): P
     onConnect: (name, peer) => events.push(`connect ${name} ${peer}`),
     onDisconnect: (name, peer) => events.push(`disconnect ${name} ${peer}`),
     ...(options.transport === undefined ? {} : { transport: options.transport }),
+    ...(options.memoryBytes === undefined ? {} : { memoryBytes: options.memoryBytes }),
   });
   const base = await server.listen(`unix:${join(directory, "nbd.sock")}`);
   t.teardown(async () => {

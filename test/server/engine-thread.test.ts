@@ -7,17 +7,18 @@ import test from "ava";
 import { TidemarkError } from "../../src/base/errors.ts";
 import {
   ENGINE_CALLS_MAX,
+  type EngineClient,
   type EngineExit,
+  engineClientOf,
   startEngineThread,
-  WorkerEngineClient,
 } from "../../src/engine/worker/engine-client.ts";
 
 /** A thread that does what `script` says with each batch of calls. */
-function clientOf(script: string): { client: WorkerEngineClient; exit: Promise<EngineExit> } {
+function clientOf(script: string): { client: EngineClient; exit: Promise<EngineExit> } {
   const text = `const { parentPort } = require("node:worker_threads");
     parentPort.on("message", ({ calls }) => { ${script} });`;
   const worker = new Worker(text, { eval: true });
-  const client = new WorkerEngineClient(worker);
+  const client = engineClientOf(worker);
   const exit = new Promise<EngineExit>((resolve) => client.onExit(resolve));
   return { client, exit };
 }

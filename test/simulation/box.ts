@@ -20,6 +20,8 @@ import { VirtualDisk } from "./virtual-disk.ts";
 import type { StateOperation } from "./workload.ts";
 import type { World } from "./world.ts";
 
+/** A write that finds no room has stored whole sectors. */
+const SECTOR_BYTES = 512;
 const TURN_OF: Readonly<Record<MemoryOperation["type"], TurnKind>> = {
   open: "state-names",
   read: "state-read",
@@ -179,7 +181,8 @@ export class Box {
   #failureOf({ type, lengthBytes }: MemoryOperation): InjectedFailure | undefined {
     const { full, failing } = this.stateFaults;
     // What has been stored in whole has not failed.
-    if (full && type === "write") return new InjectedFailure("ENOSPC", Math.min(full.storedBytes, lengthBytes - 1));
+    const lessBytes = Math.floor((lengthBytes - 1) / SECTOR_BYTES) * SECTOR_BYTES;
+    if (full && type === "write") return new InjectedFailure("ENOSPC", Math.min(full.storedBytes, lessBytes));
     if (failing?.operation !== type || failing.left-- > 0) return undefined;
     this.stateFaults.failing = undefined;
     this.onStateFailure(failing.operation);

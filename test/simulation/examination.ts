@@ -161,8 +161,6 @@ export class Examination {
     const wanted = [...oracle.sessions.keys(), ...this.#operator.unconfirmed].sort();
     if (sessions.join() !== wanted.join())
       this.#stage.report(11, `session directories ${sessions.join()}, sessions ${wanted.join()}`);
-    const points = (await files.list("")).filter((name) => /^points-\d+\.log$/.test(name));
-    if (points.length !== 1) this.#stage.report(11, `points logs: ${points.join()}`);
     const uids = world.volumes.map((_, volume) => uidOf(volume));
     const strange = (await files.list("volumes")).filter((uid) => !uids.includes(uid));
     if (strange.length > 0) this.#stage.report(11, `volume directories nobody knows: ${strange.join()}`);

@@ -80,12 +80,15 @@ export class Host {
 
   read(extent: Extent): void {
     const { oracle, box } = this.#stage;
-    const begun = oracle.moment();
+    const read = oracle.beginRead(extent);
     this.#stage.launch(
       `read of ${describe(extent)}`,
       () =>
         box.engine.read(this.#stage.wholeRef(extent.volume), extent.first * SECTOR_BYTES, extent.count * SECTOR_BYTES),
-      { answered: (bytes) => oracle.endRead(extent, readStamps(bytes), begun), failed: () => undefined },
+      {
+        answered: (bytes) => oracle.endRead(read, readStamps(bytes)),
+        failed: () => oracle.endRead(read, undefined),
+      },
     );
   }
 

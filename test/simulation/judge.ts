@@ -25,7 +25,7 @@ const REFUSALS: ReadonlySet<string> = new Set([
 const EXPLAINED: Readonly<Record<FaultKind, ReadonlySet<string>>> = {
   device: new Set(["MEDIUM_ERROR", "NO_SPACE", "DEVICE_GONE", "VOLUME_UNAVAILABLE"]),
   stall: new Set(["BARRIER_TIMEOUT", "DEVICE_TIMEOUT"]),
-  "state-full": new Set(["METADATA_WRITE_FAILED"]),
+  "state-full": new Set(["METADATA_WRITE_FAILED", "MEDIUM_ERROR"]),
   "state-failure": new Set(["METADATA_WRITE_FAILED", "VOLUME_UNAVAILABLE"]),
   "state-damage": new Set(["MEDIUM_ERROR"]),
 };

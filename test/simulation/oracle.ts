@@ -52,6 +52,12 @@ interface Write {
   readonly sectors: readonly Candidate[];
 }
 
+interface Read {
+  readonly extent: Extent;
+  readonly begun: number;
+  passedPoint: boolean;
+}
+
 /** A point that was asked for and not yet answered. */
 export interface PointAsked {
   readonly begun: number;
@@ -72,6 +78,7 @@ export class Oracle {
   readonly #origin: readonly Uint8Array[];
   readonly #everWritten: readonly Set<number>[];
   #writes: Write[] = [];
+  readonly #reads = new Set<Read>();
   #now = 1;
 
   constructor(volumeSectors: readonly number[], report: Report) {
@@ -111,12 +118,23 @@ export class Oracle {
   }
 
   endFlush(volume: number, begun: number): void {
-    this.#volume(volume).flushed(begun);
+    // What a read under way may still find is not forgotten.
+    const reads = [...this.#reads].filter(({ extent }) => extent.volume === volume);
+    this.#volume(volume).flushed(Math.min(begun, ...reads.map((read) => read.begun)));
   }
 
-  endRead(extent: Extent, values: Int32Array, begun: number): void {
+  beginRead(extent: Extent): Read {
+    const read = { extent, begun: this.moment(), passedPoint: false };
+    this.#reads.add(read);
+    return read;
+  }
+
+  /** Without `values` it failed. A read that a point has passed may have seen what was before it. */
+  endRead(read: Read, values: Int32Array | undefined): void {
     const now = this.moment();
-    for (let index = 0; index < extent.count; index++)
+    this.#reads.delete(read);
+    const { extent, begun } = read;
+    for (let index = 0; values && !read.passedPoint && index < extent.count; index++)
       this.#look(extent.volume, extent.first + index, values[index] as number, begun, now, undefined);
   }
 
@@ -182,8 +200,9 @@ export class Oracle {
         session.destination.first + session.source.count,
       );
       this.#firedSession(point, session, fired.atPoint);
+      for (const read of this.#reads) if (read.extent.volume === session.destination.volume) read.passedPoint = true;
     });
-    for (const { source } of point.members) this.#volume(source.volume).flushed(point.begun);
+    for (const { source } of point.members) this.endFlush(source.volume, point.begun);
   }
 
   #firedSession(point: PointAsked, facts: SessionFacts, atPoint: Int32Array): void {
@@ -326,6 +345,7 @@ export class Oracle {
   }
 
   #processEnded(): void {
+    this.#reads.clear();
     for (const session of this.sessions.values()) session.unclean = true;
     for (const write of this.#writes) write.ended = Math.min(write.ended, this.#now);
   }

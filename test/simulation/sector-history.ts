@@ -15,8 +15,10 @@ export interface Candidate {
   begun: number;
   /** Infinity: under way. */
   ended: number;
-  /** It did take effect between `begun` and `ended`. Otherwise it may have, or it is one of several of which one did. */
+  /** It did take effect between `begun` and `ended`. Otherwise it may have, or another one of its choice did. */
   certain: boolean;
+  /** Of all candidates with the same number but 0 one did take effect. */
+  choice: number;
   /** The point that copied it here, and the time within which the point must have been if it is this one. */
   cut: Cut | undefined;
 }
@@ -61,7 +63,12 @@ export class SectorHistory {
 
   /** A write begins; end it with `end`. */
   begin(sector: number, value: number, now: number): Candidate {
-    const candidate = { value, begun: now, ended: Number.POSITIVE_INFINITY, certain: false, cut: undefined };
+    const candidate: Candidate = {
+      ...settledCandidate(value),
+      begun: now,
+      ended: Number.POSITIVE_INFINITY,
+      certain: false,
+    };
     this.#entries(sector).push(candidate);
     return candidate;
   }
@@ -116,16 +123,21 @@ export class SectorHistory {
       if (!others.some((entry) => entry.certain)) this.#resolveAnything(sector, found, value, to);
       return "possible";
     }
-    found.certain = true;
-    if (others.some((entry) => entry.certain)) Object.assign(found, { begun: from, ended: to });
-    const left = entries.filter((entry) => entry === found || entry.certain || !others.includes(entry));
-    this.#settleOrKeep(sector, left);
+    // What is not shown has not happened, or has been overwritten by what is, and may come back after a power loss.
+    const gone = others.filter((entry) => !entry.certain && (entry.choice === 0 || entry.choice === found.choice));
+    const kept = others.filter((entry) => !gone.includes(entry));
+    Object.assign(found, { certain: true, choice: 0 });
+    if (kept.some((entry) => found.begun <= entry.ended)) Object.assign(found, { begun: from, ended: to });
+    this.#settleOrKeep(
+      sector,
+      entries.filter((entry) => !gone.includes(entry)),
+    );
     return "possible";
   }
 
   /** Seen now, but after a power loss it may be anything else. */
   #resolveAnything(sector: number, found: Candidate, value: number, now: number): void {
-    const shown = { value, begun: now, ended: now, certain: true, cut: undefined };
+    const shown = { ...settledCandidate(value), begun: now, ended: now };
     this.#open.set(sector, [{ ...found, begun: now - 1, ended: now - 1 }, shown]);
   }
 
@@ -137,8 +149,7 @@ export class SectorHistory {
   /** What `replace` would leave. */
   replacement(sector: number, candidates: readonly Candidate[], begun: number, ended: number): Candidate[] {
     const concurrent = (this.#open.get(sector) ?? []).filter((entry) => entry.ended > begun);
-    const copies = distinct(candidates).map((entry) => ({ ...entry, begun, ended, certain: false }));
-    return [...copies, ...concurrent];
+    return [...oneOf(candidates, begun, ended), ...concurrent];
   }
 
   /** From now on these, and nothing else, are possible. */
@@ -149,7 +160,7 @@ export class SectorHistory {
   /** The value may be anything, now and after a power loss. */
   forget(sector: number, now: number): void {
     const underWay = (this.#open.get(sector) ?? []).filter((entry) => entry.ended >= now);
-    const anything = { value: ANYTHING, begun: now, ended: now, certain: true, cut: undefined };
+    const anything = { ...settledCandidate(ANYTHING), begun: now, ended: now };
     this.#open.set(sector, [anything, ...underWay]);
   }
 
@@ -173,7 +184,7 @@ export class SectorHistory {
 }
 
 function settledCandidate(value: number): Candidate {
-  return { value, begun: -1, ended: -1, certain: true, cut: undefined };
+  return { value, begun: -1, ended: -1, certain: true, choice: 0, cut: undefined };
 }
 
 /** Another write has certainly come after it, and had ended before `before`. */
@@ -190,7 +201,14 @@ export function replacedAt(entries: readonly Candidate[], entry: Candidate): num
 
 /** Each of them alone is what the sector may hold. */
 export function afterPowerLoss(entries: readonly Candidate[], now: number): Candidate[] {
-  return distinct(entries).map((entry) => ({ ...entry, begun: now, ended: now, certain: false }));
+  return oneOf(entries, now, now);
+}
+
+/** One of these took effect between `begun` and `ended`. */
+function oneOf(entries: readonly Candidate[], begun: number, ended: number): Candidate[] {
+  const values = distinct(entries);
+  const [certain, choice] = values.length === 1 ? [true, 0] : [false, ended];
+  return values.map((entry) => ({ ...entry, begun, ended, certain, choice }));
 }
 
 function distinct(entries: readonly Candidate[]): Candidate[] {

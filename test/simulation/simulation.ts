@@ -292,6 +292,7 @@ class Simulation {
       let found: EngineFound | undefined;
       let failure: { readonly error: unknown } | undefined;
       judge.started();
+      if (box.stateFaults.full) judge.fault("state-full");
       box.start().then(
         (what) => {
           found = what;

@@ -105,6 +105,7 @@ export class KillableBox {
       dataDirectory: join(this.directory, "data"),
       stateDirectory: "unused",
       roots: [],
+      scrub: "off",
       nbdAddress: `unix:${this.path(`nbd-${++this.#starts}.sock`)}`,
       environment: { nodeVersion: "v20.0.0", threadPoolSize: 32, threadPoolSizeWanted: 32 },
     });
@@ -169,6 +170,7 @@ export class KillableBox {
       get: (table, key) => alive(() => store.get(table, key)),
       list: (table, options) => alive(() => store.list(table, options)),
       scan: (table) => store.scan(table),
+      inspect: (table) => store.inspect(table),
       commit: (changes) =>
         alive(() => (changes.length === 0 ? undefined : this.#intercept("commit")) ?? store.commit(changes)),
       close: () => alive(() => store.close()),

@@ -54,9 +54,14 @@ export async function restore(lab: CopyLab, snapshot: Snapshot): Promise<void> {
   }
 }
 
-/** What a start on the state makes of it: for each copy its phase, and why its next run copies what it copies. */
+/** What a start on the state makes of it. */
 export async function outcomeOfStart(lab: CopyLab): Promise<Record<string, string>> {
   await lab.lab.kill(1);
+  return outcomeOf(lab);
+}
+
+/** For each copy its phase, and why its next run copies what it copies. */
+export async function outcomeOf(lab: CopyLab): Promise<Record<string, string>> {
   const outcome: Record<string, string> = {};
   for (const { id, phase, kind, source, destination } of await lab.engine.sessions()) {
     const { reason } = await lab.engine.explain({ source, destination, kind });

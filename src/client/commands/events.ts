@@ -1,6 +1,7 @@
 /** `tidemark events [--follow] [--subject NAME]` */
 import { BoxServiceClient, Event } from "../../gen/tidemark/v1/box.ts";
 import type { CommandContext } from "../context.ts";
+import { type Column, renderRow } from "../display/table.ts";
 import { formatTime } from "../display/units.ts";
 
 /** With --json both the kept events and the followed ones are `Event` objects, one a line. */
@@ -26,7 +27,15 @@ export async function events(
   }
 }
 
+/** As wide as the longest type, and as most names. */
+const COLUMNS: readonly Column<Event>[] = [
+  { title: "TIME", cell: (event) => formatTime(event.time) },
+  { title: "TYPE", widthMin: 18, cell: (event) => event.type },
+  { title: "SUBJECT", widthMin: 7, cell: (event) => event.subject },
+  { title: "MESSAGE", cell: (event) => event.message },
+];
+
 function show(context: CommandContext, event: Event): void {
   if (context.output.json) context.output.message(Event, event);
-  else context.output.line(`${formatTime(event.time)}  ${event.type}  ${event.subject || "----"}  ${event.message}`);
+  else context.output.line(renderRow(COLUMNS, event));
 }

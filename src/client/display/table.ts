@@ -6,6 +6,8 @@
 export interface Column<Row> {
   readonly title: string;
   readonly align?: "left" | "right";
+  /** Cells it is at least as wide as: what comes one row at a time cannot look ahead. */
+  readonly widthMin?: number;
   cell(row: Row): string;
 }
 
@@ -16,10 +18,20 @@ const GAP = "  ";
 export function renderTable<Row>(columns: readonly Column<Row>[], rows: readonly Row[]): string {
   const cells = rows.map((row) => columns.map((column) => visible(column.cell(row))));
   const widths = columns.map((column, index) =>
-    cells.reduce((width, line) => Math.max(width, displayWidth(line[index] ?? "")), displayWidth(column.title)),
+    cells.reduce(
+      (width, line) => Math.max(width, displayWidth(line[index] ?? "")),
+      Math.max(displayWidth(column.title), column.widthMin ?? 0),
+    ),
   );
   const lines = [columns.map((column) => column.title), ...cells];
   return lines.map((line) => renderLine(line, columns, widths)).join("");
+}
+
+/** One row of a table whose other rows are not known, without its end of line. */
+export function renderRow<Row>(columns: readonly Column<Row>[], row: Row): string {
+  const widths = columns.map((column) => column.widthMin ?? 0);
+  const cells = columns.map((column) => visible(column.cell(row)));
+  return renderLine(cells, columns, widths).trimEnd();
 }
 
 function renderLine<Row>(line: readonly string[], columns: readonly Column<Row>[], widths: readonly number[]): string {

@@ -1,9 +1,11 @@
 /** Grammar of the commands about the box, the program and the shell. */
 import { Argument, type Command } from "commander";
-import { perform } from "../perform.ts";
+import { action } from "./parts.ts";
 
 export function addBoxCommands(program: Command): void {
   addServe(program);
+  addChecks(program);
+  addScrub(program);
   addState(program);
   addProgram(program);
 }
@@ -19,31 +21,57 @@ function addServe(program: Command): void {
     .option("--nbd <address>", "where NBD is served: unix:PATH, HOST:PORT or none (default unix:DIR/run/nbd.sock)")
     .option("--box <number>", "number of the box: the g of volume names")
     .option("--log-level <level>", "debug, info, warn, error or silent")
+    .option("--scrub <when>", "weekly (default) or off: whether the box reads its own metadata again by itself")
     .allowUnknownOption() // the server reads its own arguments; these are here to be explained and completed
     .allowExcessArguments()
     .action(async () => (await import("../commands/serve.ts")).serve(process.argv, process.env));
+}
+
+function addChecks(program: Command): void {
+  program
+    .command("fsck")
+    .description("check the data directory of a box that does not run: every file of its own state")
+    .option("--data <directory>", "directory of the box's state (or TIDEMARK_DATA)")
+    .option("--repair", "make durable what the next start would make of it; nothing is invented")
+    .action(
+      action(async (context, options: { data?: string; repair?: boolean }) =>
+        (await import("../commands/fsck.ts")).fsck(context, options),
+      ),
+    );
+}
+
+function addScrub(program: Command): void {
+  program
+    .command("scrub")
+    .description(
+      "read the box's own metadata again from the disk while it runs, and put right what memory knows better",
+    )
+    .argument("[volume]", "only the files of this volume and its copies")
+    .action(
+      action(async (context, volume: string | undefined) =>
+        (await import("../commands/scrub.ts")).scrub(context, volume ?? ""),
+      ),
+    );
 }
 
 function addState(program: Command): void {
   program
     .command("status")
     .description("the box: identity, addresses, totals")
-    .action((_options: object, command: Command) =>
-      perform(command, async (context) => (await import("../commands/status.ts")).status(context)),
-    );
+    .action(action(async (context) => (await import("../commands/status.ts")).status(context)));
   program
     .command("doctor")
     .description("look for what is wrong or missing, here and in the box, and say what to do")
-    .action((_options: object, command: Command) =>
-      perform(command, async (context) => (await import("../commands/doctor.ts")).doctor(context)),
-    );
+    .action(action(async (context) => (await import("../commands/doctor.ts")).doctor(context)));
   program
     .command("events")
     .description("what happened, oldest first")
     .option("--follow", "go on with events as they happen")
     .option("--subject <name>", "only events of this volume, export or copy")
-    .action((options: { follow?: boolean; subject?: string }, command: Command) =>
-      perform(command, async (context) => (await import("../commands/events.ts")).events(context, options)),
+    .action(
+      action(async (context, options: { follow?: boolean; subject?: string }) =>
+        (await import("../commands/events.ts")).events(context, options),
+      ),
     );
 }
 
@@ -60,9 +88,7 @@ function addProgram(program: Command): void {
   program
     .command("version")
     .description("versions of this program and of the server")
-    .action((_options: object, command: Command) =>
-      perform(command, async (context) => (await import("../commands/version.ts")).version(context)),
-    );
+    .action(action(async (context) => (await import("../commands/version.ts")).version(context)));
   program
     .command("help")
     .description("explain a command, or a topic: exit-codes, json")

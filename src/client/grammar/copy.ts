@@ -1,6 +1,6 @@
 /** Grammar of `tidemark copy`. */
 import { type Command, InvalidArgumentError, Option } from "commander";
-import { perform } from "../perform.ts";
+import { action, copyOperand, extentOperand } from "./parts.ts";
 
 export interface CopyStartOptions {
   readonly kind: string;
@@ -37,8 +37,8 @@ function addStarting(copy: Command): void {
     .addOption(kindOption())
     .option("--pace <1..15>", "1 gentle, 15 as fast as it goes (default 15)")
     .option("--wait", "wait until everything is copied")
-    .action((pairs: string[], options: CopyStartOptions, command: Command) =>
-      perform(command, async (context) =>
+    .action(
+      action(async (context, pairs: string[], options: CopyStartOptions) =>
         (await import("../commands/copy-start.ts")).copyStart(context, pairs, options),
       ),
     );
@@ -47,29 +47,31 @@ function addStarting(copy: Command): void {
     .description("run sessions again at one instant; QuickOPC copies only what differs")
     .argument("<ids...>", "copies, such as c12")
     .option("--wait", "wait until everything is copied")
-    .action((ids: string[], options: { wait?: boolean }, command: Command) =>
-      perform(command, async (context) =>
+    .action(
+      action(async (context, ids: string[], options: { wait?: boolean }) =>
         (await import("../commands/copy-restart.ts")).copyRestart(context, ids, options),
       ),
     );
   copy
     .command("explain")
     .description("what `copy start` would copy, and why; changes nothing")
-    .argument("<source>", "name or label of a volume or partition")
-    .argument("<destination>", "name or label of a volume or partition")
+    .addArgument(extentOperand("source"))
+    .addArgument(extentOperand("destination"))
     .addOption(kindOption())
-    .action((source: string, destination: string, options: { kind: string }, command: Command) =>
-      perform(command, async (context) =>
+    .action(
+      action(async (context, source: string, destination: string, options: { kind: string }) =>
         (await import("../commands/copy-explain.ts")).copyExplain(context, { source, destination, kind: options.kind }),
       ),
     );
   copy
     .command("pace")
     .description("change how fast a session copies")
-    .argument("<id>", "copy, such as c12")
+    .addArgument(copyOperand())
     .argument("<pace>", "1 gentle, 15 as fast as it goes")
-    .action((id: string, pace: string, _options: object, command: Command) =>
-      perform(command, async (context) => (await import("../commands/copy-pace.ts")).copyPace(context, id, pace)),
+    .action(
+      action(async (context, id: string, pace: string) =>
+        (await import("../commands/copy-pace.ts")).copyPace(context, id, pace),
+      ),
     );
 }
 
@@ -77,16 +79,16 @@ function addEnding(copy: Command): void {
   copy
     .command("cancel")
     .description("end a session; while copying its destination is left unusable")
-    .argument("<id>", "copy, such as c12")
-    .action((id: string, _options: object, command: Command) =>
-      perform(command, async (context) => (await import("../commands/copy-cancel.ts")).copyCancel(context, id)),
+    .addArgument(copyOperand())
+    .action(
+      action(async (context, id: string) => (await import("../commands/copy-cancel.ts")).copyCancel(context, id)),
     );
   copy
     .command("stop-tracking")
     .description("end tracking only: what is being copied is finished")
-    .argument("<id>", "copy, such as c12")
-    .action((id: string, _options: object, command: Command) =>
-      perform(command, async (context) =>
+    .addArgument(copyOperand())
+    .action(
+      action(async (context, id: string) =>
         (await import("../commands/copy-stop-tracking.ts")).copyStopTracking(context, id),
       ),
     );
@@ -98,22 +100,24 @@ function addLooking(copy: Command): void {
     .description("sessions")
     .option("--all", "also those that have ended and are still remembered")
     .option("--volume <volume>", "only those that enter or leave this volume or partition")
-    .action((options: { all?: boolean; volume?: string }, command: Command) =>
-      perform(command, async (context) => (await import("../commands/copy-list.ts")).copyList(context, options)),
+    .action(
+      action(async (context, options: { all?: boolean; volume?: string }) =>
+        (await import("../commands/copy-list.ts")).copyList(context, options),
+      ),
     );
   copy
     .command("get")
     .description("one session")
-    .argument("<id>", "copy, such as c12")
-    .action((id: string, _options: object, command: Command) =>
-      perform(command, async (context) => (await import("../commands/copy-get.ts")).copyGet(context, id)),
-    );
+    .addArgument(copyOperand())
+    .action(action(async (context, id: string) => (await import("../commands/copy-get.ts")).copyGet(context, id)));
   copy
     .command("watch")
     .description("follow a session until it has finished copying; a line for each change")
-    .argument("<id>", "copy, such as c12")
+    .addArgument(copyOperand())
     .option("--keep-following", "go on while a QuickOPC session tracks")
-    .action((id: string, options: { keepFollowing?: boolean }, command: Command) =>
-      perform(command, async (context) => (await import("../commands/copy-watch.ts")).copyWatch(context, id, options)),
+    .action(
+      action(async (context, id: string, options: { keepFollowing?: boolean }) =>
+        (await import("../commands/copy-watch.ts")).copyWatch(context, id, options),
+      ),
     );
 }

@@ -27,7 +27,7 @@ export interface SessionSurroundings {
   readonly volumes: ReadonlyMap<string, VolumeSpec> | undefined;
 }
 
-/** Undefined when a start finds no session there. */
+/** Undefined when a start finds nothing there; a record in state `ended` is kept until the box has recorded the end. */
 export async function checkSession(
   checks: Checks,
   id: string,
@@ -49,6 +49,7 @@ export async function checkSession(
   const own = await checkSuperblock(checks, context.finding, { kind: "session", id }, decodeSessionRecord);
   if (own === undefined) return context.record && { record: context.record, fails: true };
   const record = fired && fired.generation > own.generation ? fired : own;
+  if (record.state === "ended" && record.end !== undefined) return { record, fails: false }; // kept until it is recorded
   if (record.state === "ended" || record.state === "creating") {
     const message = record.state === "ended" ? "the copy is over" : "the copy was never fired";
     findings.add(harmless("left-over", { path: directory, subject: id, message }));
@@ -73,7 +74,7 @@ function costOf(record: SessionRecord | undefined, id: string): string {
   return `copy ${titleOf(record)} has failed: what its destination still lacks cannot be read, and run again it copies everything`;
 }
 
-function contextOf(record: SessionRecord | undefined, id: string, path: string): FindingContext {
+export function sessionContext(record: SessionRecord | undefined, id: string, path: string): FindingContext {
   const remedy = `start the box, then run copy ${id} again or cancel it`;
   return { path, subject: id, cost: costOf(record, id), remedy };
 }
@@ -85,7 +86,7 @@ async function superblockContext(
   fired: SessionRecord | undefined,
 ): Promise<{ readonly finding: FindingContext; readonly record: SessionRecord | undefined }> {
   const record = fired ?? (await readDefinition(files, id));
-  return { finding: contextOf(record, id, `${SESSIONS_DIRECTORY}/${id}/super`), record };
+  return { finding: sessionContext(record, id, `${SESSIONS_DIRECTORY}/${id}/super`), record };
 }
 
 /** A log that cannot be looked at is reported when its own turn comes. */
@@ -153,7 +154,7 @@ async function checkParts(
   const granuleCount = granuleCountOf(record.source.lengthBytes);
   let whole = true;
   if (!pointHasMap) {
-    const context = contextOf(record, id, `${directory}/${mapFile ?? "super"}`);
+    const context = sessionContext(record, id, `${directory}/${mapFile ?? "super"}`);
     const expected = { kind: "pending", ownerId: id, generation, bitCount: granuleCount };
     if (mapFile !== undefined) whole = await checkMap(checks, context, expected);
     else {
@@ -163,13 +164,14 @@ async function checkParts(
     }
   }
   const path = `${directory}/${logFile}`;
-  const log = await checkLog(checks, contextOf(record, id, path), { kind: "session", id }, (payload) =>
+  const log = await checkLog(checks, sessionContext(record, id, path), { kind: "session", id }, (payload) =>
     requireCopied(path, payload, record, granuleCount),
   );
   return whole && log;
 }
 
-function requireCopied(path: string, payload: Uint8Array, record: SessionRecord, granuleCount: number): void {
+/** A record of copied granules that can be one. METADATA_CORRUPT. */
+export function requireCopied(path: string, payload: Uint8Array, record: SessionRecord, granuleCount: number): void {
   if (decodeDefinition(payload) !== undefined) return;
   if (decodeCopied(payload, record.generation, granuleCount) === undefined)
     throw corruptFile(path, "holds a record of copied granules that makes no sense");

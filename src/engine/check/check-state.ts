@@ -12,6 +12,7 @@ import type { FindingKind, MetadataFinding, VolumeSpec } from "../engine-api.ts"
 import { CLEAN_STOP_FILE, readStampFrame } from "../foreign-writes.ts";
 import { type Core, loadCore } from "../map/core.ts";
 import { SESSIONS_DIRECTORY } from "../session/session-files.ts";
+import type { SessionRecord } from "../session/session-record.ts";
 import { VOLUMES_DIRECTORY } from "../volume/volume-tracking.ts";
 import { type CheckedPoints, checkPoints } from "./check-points.ts";
 import { type CheckedSession, checkSession } from "./check-session.ts";
@@ -27,8 +28,10 @@ export interface StateCheck {
   readonly omitted: number;
   readonly files: number;
   readonly bytes: number;
-  /** Ids of the copies of which there are files. */
-  readonly sessionIds: readonly string[];
+  /** Copies that a start finds, those that have failed too. */
+  readonly sessions: readonly Pick<SessionRecord, "id" | "generation">[];
+  /** Copies that are over and whose end may not be recorded yet. */
+  readonly endedIds: readonly string[];
 }
 
 /** `volumes` undefined: nobody knows which are registered. What the disk throws for directories is thrown. */
@@ -46,22 +49,20 @@ export async function checkState(files: StateFiles, volumes: readonly VolumeSpec
     omitted: findings.omitted,
     files: tally.files,
     bytes,
-    sessionIds: walk.sessionIds,
+    sessions: walk.sessions,
+    endedIds: walk.endedIds,
   };
 }
 
 class StateWalk {
   readonly checks: Checks;
   readonly #volumes: ReadonlyMap<string, VolumeSpec> | undefined;
-  #sessionNames: readonly string[] = [];
+  readonly sessions: SessionRecord[] = [];
+  readonly endedIds: string[] = [];
 
   constructor(files: StateFiles, core: Core, volumes: readonly VolumeSpec[] | undefined) {
     this.checks = { files, core, findings: new FindingList(), tally: { files: 0 } };
     this.#volumes = volumes && new Map(volumes.map((spec) => [spec.uid, spec]));
-  }
-
-  get sessionIds(): readonly string[] {
-    return this.#sessionNames.filter(isSessionId);
   }
 
   async run(): Promise<void> {
@@ -75,14 +76,15 @@ class StateWalk {
 
   async #sessions(points: CheckedPoints): Promise<CheckedSession[]> {
     const found: CheckedSession[] = [];
-    this.#sessionNames = await this.#list(SESSIONS_DIRECTORY);
-    for (const name of this.#sessionNames) {
+    for (const name of await this.#list(SESSIONS_DIRECTORY)) {
       const path = `${SESSIONS_DIRECTORY}/${name}`;
       await this.#directory(path, "the box does not start", async () => {
         const session = await checkSession(this.checks, name, { points, volumes: this.#volumes });
-        if (session) found.push(session);
+        if (session?.record.state === "ended") this.endedIds.push(session.record.id);
+        else if (session) found.push(session);
       });
     }
+    this.sessions.push(...found.map(({ record }) => record));
     return found;
   }
 
@@ -173,10 +175,6 @@ class StateWalk {
     const { files } = this.checks;
     return (await files.exists(directory)) ? files.list(directory) : [];
   }
-}
-
-function isSessionId(name: string): boolean {
-  return /^c[1-9][0-9]*$/.test(name);
 }
 
 /** By volume; copies that have failed need none. */

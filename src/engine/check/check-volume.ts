@@ -30,7 +30,7 @@ export async function checkVolume(checks: Checks, uid: string, surroundings: Vol
   const { needed } = surroundings;
   const directory = `${VOLUMES_DIRECTORY}/${uid}`;
   const subject = surroundings.spec?.name ?? uid;
-  const context = (name: string) => contextOf(`${directory}/${name}`, subject, needed);
+  const context = (name: string) => volumeContext(`${directory}/${name}`, subject, needed);
   const names = (await files.exists(directory)) ? await files.list(directory) : [];
   if (!names.includes("super") && needed.length === 0) {
     const message = "the volume was not tracked yet, or is not any more";
@@ -114,7 +114,7 @@ function epochsOf(
   ]);
 }
 
-function contextOf(path: string, subject: string, needed: readonly NeededEpoch[]): FindingContext {
+export function volumeContext(path: string, subject: string, needed: readonly NeededEpoch[]): FindingContext {
   if (needed.length === 0) return { path, subject, cost: "", remedy: NO_COST_REMEDY };
   return {
     path,

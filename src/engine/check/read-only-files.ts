@@ -4,19 +4,23 @@
  * Invariants:
  *   1. What would make a found file durable (`sync`, `syncDirectory`) does nothing: who checks does not act on what it read.
  *   2. Every call that would change something is a mistake of ours.
- * `onRead` is told of every read before it is given back; it may wait, which bounds the rate.
+ * `onRead` is told of every read before it is given back; it may wait, which bounds the rate. `source` "medium": what the system
+ * has in its cache is not good enough.
  */
 import { AssertionError } from "../../base/assert.ts";
 import type { StateFile, StateFiles } from "../durable/state-files.ts";
 
 export function readOnlyFiles(
   files: StateFiles,
-  onRead: (lengthBytes: number) => Promise<void> = async () => undefined,
+  onRead: (lengthBytes: number) => Promise<void>,
+  source: "cache" | "medium" = "cache",
 ): StateFiles {
   return {
     async open(path, { create }) {
       if (create !== "must-exist") return refuse(`make ${path}`);
-      return readOnlyFile(await files.open(path, { create }), onRead);
+      const file = await files.open(path, { create });
+      if (source === "medium") await file.forgetCached?.();
+      return readOnlyFile(file, onRead);
     },
     list: (directory) => files.list(directory),
     exists: (path) => files.exists(path),

@@ -73,7 +73,7 @@ const CODES: Readonly<Record<string, ErrorCode>> = {
 const HINTS: Partial<Record<ErrorCode, string>> = {
   MEDIUM_ERROR: "check the device and the kernel log (dmesg); replace the medium or restore the range from a copy",
   NO_SPACE: "free space on the file system that holds the volume, then repeat",
-  DEVICE_GONE: "bring the device back, then open the volume again (`tidemark volume reopen`)",
+  DEVICE_GONE: "bring the device back",
   READ_ONLY: "the file system or device is read-only; make it writable and open the volume again",
   MEMORY_EXHAUSTED: "free memory on this machine, then repeat",
   LIMIT_EXCEEDED: "raise the limit of open files (ulimit -n), then repeat",

@@ -358,7 +358,7 @@ export class HostDevice implements BlockDevice {
       "DEVICE_GONE",
       {
         message: `${this.path} is not used any more because a flush failed: ${cause.message}`,
-        hint: "what was written last may be lost; check the device, then open the volume again (`tidemark volume reopen`)",
+        hint: "check the device; what was written last may be lost",
         metadata: { path: this.path, cause: cause.code },
       },
       { cause },
@@ -397,7 +397,7 @@ export class HostDevice implements BlockDevice {
   #shrunkError(presentBytes: number): TidemarkError {
     return new TidemarkError("DEVICE_GONE", {
       message: `${this.path} has shrunk from ${this.#sizeBytes} to ${presentBytes} bytes behind the box's back`,
-      hint: "restore its size (truncate -s) and check its content, then open the volume again (`tidemark volume reopen`)",
+      hint: "restore its size (truncate -s) and check its content",
       metadata: {
         path: this.path,
         reason: "VOLUME_SHRUNK",

@@ -12,9 +12,9 @@ import { realpath, stat, statfs } from "node:fs/promises";
 import { promisify } from "node:util";
 import { TidemarkError } from "../../base/errors.ts";
 import type { Clock, DeviceCapabilities } from "../../base/ports.ts";
-import { EAGAIN, EINVAL, errnoName, errnoNameOf, ioErrorOf, isUnsupported, pathError } from "./errno.ts";
+import { EAGAIN, EINVAL, errnoName, errnoNameOf, ioErrorOf, pathError } from "./errno.ts";
 import { HostDevice, type InlineMode } from "./host-device.ts";
-import { FALLOC_PUNCH_HOLE_KEEP_SIZE, native } from "./native.ts";
+import { native } from "./native.ts";
 import { sizeProblem } from "./size-rule.ts";
 import {
   deviceNumberText,
@@ -214,7 +214,8 @@ async function fileDevice(fd: number, path: string, readOnly: boolean, { clock }
   const inlineRead = inMemory ? "plain" : askRead(fd);
   const capabilities: DeviceCapabilities = {
     holes: native !== undefined && fileSystem !== FUSE,
-    trim: !readOnly && (await canPunch(fd, sizeBytes)),
+    // Not tried out: punching a hole, also behind the end, counts as a write to the file (foreign-writes.ts).
+    trim: !readOnly && native !== undefined,
     cloneDomain: (await sharesExtents(fd, fileSystem, readOnly))
       ? `${fileSystem.toString(16)}:${facts.dev}`
       : undefined,
@@ -256,12 +257,6 @@ async function blockDevice(fd: number, path: string, asked: boolean, { clock }: 
 function askRead(fd: number): InlineMode {
   const result = native?.preadNowait(fd, new Uint8Array(512), 0);
   return result === undefined || (result < 0 && result !== -EAGAIN) ? "never" : "nowait";
-}
-
-/** Punching behind the end changes nothing and tells whether it is possible at all. */
-async function canPunch(fd: number, sizeBytes: number): Promise<boolean> {
-  const result = await native?.fallocateAsync(fd, FALLOC_PUNCH_HOLE_KEEP_SIZE, sizeBytes, FILE_PAGE_BYTES);
-  return result !== undefined && (result >= 0 || !isUnsupported(-result));
 }
 
 async function sharesExtents(fd: number, fileSystem: number, readOnly: boolean): Promise<boolean> {

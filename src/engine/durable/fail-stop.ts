@@ -59,6 +59,7 @@ export class FailStop {
       write: (offsetBytes, data) => run(() => file.write(offsetBytes, data)),
       truncate: (lengthBytes) => run(() => file.truncate(lengthBytes)),
       sync: () => run(() => file.sync()),
+      forgetCached: () => run(async () => file.forgetCached?.()),
       close: () => run(() => file.close()),
     };
   }

@@ -25,6 +25,8 @@ export interface StateFile {
   truncate(lengthBytes: number): Promise<void>;
   /** Every write, and the size, from calls that had returned before this call is durable when it returns. */
   sync(): Promise<void>;
+  /** What is durable is read from the medium next time, as far as the system can do that; undefined where there is no cache. */
+  forgetCached?(): Promise<void>;
   /** Does not sync. Idempotent. */
   close(): Promise<void>;
 }

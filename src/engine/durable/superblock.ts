@@ -75,7 +75,7 @@ function decodeSlot(
 
 export class Superblock<T> {
   readonly path: string;
-  readonly #file: StateFile;
+  #file: StateFile;
   readonly #kind: SuperblockKind;
   readonly #ownerId: string;
   readonly #decode: (value: unknown) => T;
@@ -168,9 +168,42 @@ export class Superblock<T> {
     return this.#damagedSlot;
   }
 
+  /** The same for people. After a clean stop it is no torn write. */
+  get slotDamage(): TidemarkError | undefined {
+    if (this.#damagedSlot === undefined) return undefined;
+    return new TidemarkError("METADATA_CORRUPT", {
+      message: `slot ${this.#damagedSlot} of ${this.path} is damaged or older than it should be; the other slot counts`,
+      hint: "nothing is lost by it: look after the disk under the data directory, then `tidemark scrub`",
+      metadata: { path: this.path },
+    });
+  }
+
   /** Durable on return; calls are done in order. LIMIT_EXCEEDED and out of space (METADATA_WRITE_FAILED): nothing changed; otherwise METADATA_WRITE_FAILED is final. */
   store(value: T): Promise<void> {
     const done = this.#last.then(() => this.#store(value));
+    this.#last = done.catch(() => undefined);
+    return done;
+  }
+
+  /**
+   * Reads the file again, between two stores: the slot that does not count and is damaged or stale, if any. `files` is what to
+   * read through. METADATA_CORRUPT, too, when it does not say what `value` says; PATH_NOT_FOUND, MEDIUM_ERROR.
+   */
+  verify(files: StateFiles): Promise<number | undefined> {
+    const done = this.#last.then(() => this.#verify(files));
+    this.#last = done.then(
+      () => undefined,
+      () => undefined,
+    );
+    return done;
+  }
+
+  /**
+   * Makes the file anew, with `value` in both slots, between two stores: for one that is damaged or gone. Durable when it
+   * resolves. METADATA_WRITE_FAILED: nothing changed.
+   */
+  renew(files: StateFiles): Promise<void> {
+    const done = this.#last.then(() => this.#renew(files));
     this.#last = done.catch(() => undefined);
     return done;
   }
@@ -179,6 +212,36 @@ export class Superblock<T> {
   async close(): Promise<void> {
     await this.#last;
     await this.#file.close();
+  }
+
+  async #verify(files: StateFiles): Promise<number | undefined> {
+    const found = await Superblock.open(files, this.path, this.#kind, this.#ownerId, this.#decode);
+    await found.close();
+    if (found.#sequence === this.#sequence && JSON.stringify(found.#value) === JSON.stringify(this.#value))
+      return found.#damagedSlot;
+    throw corruptFile(
+      this.path,
+      `its newest whole slot is number ${found.#sequence}, but ${this.#sequence} was stored`,
+      {
+        sequence: String(found.#sequence),
+      },
+    );
+  }
+
+  async #renew(files: StateFiles): Promise<void> {
+    if (this.#failure) throw this.#failure;
+    const { payload } = checkedPayload(this.path, this.#value, this.#decode);
+    const first = this.#sequence + 1;
+    const old = this.#file;
+    this.#file = await replaceFile(files, this.path, async (slots) => {
+      for (const sequence of [first, first + 1]) {
+        const slot = encodeSlot(this.#kind, this.#ownerId, sequence, payload);
+        await slots.write((sequence % 2) * SUPERBLOCK_SLOT_BYTES, slot);
+      }
+    });
+    this.#sequence = first + 1;
+    this.#damagedSlot = undefined;
+    await old.close();
   }
 
   async #store(value: T): Promise<void> {

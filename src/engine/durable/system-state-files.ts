@@ -33,6 +33,7 @@ import { join } from "node:path";
 import { promisify } from "node:util";
 import { assert } from "../../base/assert.ts";
 import type { TidemarkError } from "../../base/errors.ts";
+import { native } from "../device/native.ts";
 import {
   assertStatePath,
   type CreateMode,
@@ -151,6 +152,11 @@ class SystemStateFile implements StateFile {
       this.#failure = syncFailedError(this.path);
       throw stateFileError("sync", this.path, error);
     }
+  }
+
+  async forgetCached(): Promise<void> {
+    this.#check();
+    await native?.dropCacheAsync(this.#fd);
   }
 
   async close(): Promise<void> {

@@ -45,6 +45,7 @@ export class Channel {
   #user: ChannelUser | undefined;
   #arena: ReplyArena;
   #queuedBytes = 0;
+  #movedBytes = 0;
   #closed = false;
   #finishing = false;
   #sendScheduled = false;
@@ -83,6 +84,16 @@ export class Channel {
 
   get closed(): boolean {
     return this.#closed || this.#socket.destroyed;
+  }
+
+  /** Replies that the client has not taken. */
+  get queuedBytes(): number {
+    return this.#queuedBytes;
+  }
+
+  /** Bytes received, and bytes of queued replies taken. */
+  get movedBytes(): number {
+    return this.#movedBytes;
   }
 
   get outputBlocked(): boolean {
@@ -149,6 +160,7 @@ export class Channel {
   }
 
   received(lengthBytes: number): void {
+    this.#movedBytes += lengthBytes;
     if (this.#readsPayload) this.#payloadFilled += lengthBytes;
     else this.readEnd += lengthBytes;
     this.#user?.onInput();
@@ -245,6 +257,7 @@ export class Channel {
     this.#socket.write(bytes, () => {
       const wasBlocked = this.outputBlocked;
       this.#queuedBytes -= bytes.length;
+      this.#movedBytes += bytes.length;
       sent();
       if (wasBlocked && !this.outputBlocked) this.#becameWritable();
     });

@@ -9,6 +9,7 @@ import type { Clock } from "../../base/ports.ts";
 import type { BufferPool } from "./buffer-pool.ts";
 import type { Channel, ChannelUser } from "./channel.ts";
 import { Handshake, type Negotiated } from "./handshake.ts";
+import type { InFlightMemory } from "./in-flight-memory.ts";
 import type { ExportTable } from "./io-target.ts";
 import { Transmission } from "./transmission.ts";
 
@@ -16,6 +17,7 @@ export interface ConnectionParts {
   readonly channel: Channel;
   readonly exports: ExportTable;
   readonly pool: BufferPool;
+  readonly memory: InFlightMemory;
   readonly clock: Clock;
   /** The client has chosen its export. */
   readonly onChosen: (connection: Connection, exportName: string) => void;
@@ -41,6 +43,16 @@ export class Connection implements ChannelUser {
   /** Canonical name of the export in use; undefined while the client has not chosen. */
   get exportName(): string | undefined {
     return this.#exportName;
+  }
+
+  /** Bytes taken from the client and by it: while they stand still, it does. */
+  get movedBytes(): number {
+    return this.#parts.channel.movedBytes;
+  }
+
+  /** True when it holds memory that only its client can set free. */
+  get waitsForClient(): boolean {
+    return this.#transmission?.waitsForClient ?? false;
   }
 
   onInput(): void {
@@ -82,10 +94,10 @@ export class Connection implements ChannelUser {
   }
 
   #beginTransmission(negotiated: Negotiated): void {
-    const { channel, pool, onChosen } = this.#parts;
+    const { channel, onChosen } = this.#parts;
     this.#handshakeOver.abort();
     this.#exportName = negotiated.exportName;
-    const transmission = new Transmission(channel, pool, negotiated, () => this.#leave());
+    const transmission = new Transmission(channel, this.#parts, negotiated, () => this.#leave());
     this.#transmission = transmission;
     channel.setUser(transmission);
     onChosen(this, negotiated.exportName);

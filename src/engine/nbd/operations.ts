@@ -48,11 +48,9 @@ export class Operations {
     this.#contexts = parts.contexts;
   }
 
-  /** Memory the request holds while it runs. */
-  heldBytesOf(request: Request): number {
-    if (request.command === COMMAND.WRITE) return request.lengthBytes;
-    if (request.command !== COMMAND.READ) return 0;
-    return this.#readsInPieces(request) ? READ_PIECE_BYTES : request.lengthBytes;
+  /** Memory that a read holds until the client has taken its reply. */
+  heldBytesOfRead(flags: number, lengthBytes: number): number {
+    return this.#readsInPieces({ flags, lengthBytes }) ? READ_PIECE_BYTES : lengthBytes;
   }
 
   /** `payload`: pool buffer with the data of a WRITE; it is given back when the write has ended. */
@@ -84,8 +82,8 @@ export class Operations {
   }
 
   /** Only structured replies can report an error after the first bytes; "don't fragment" forbids several chunks. */
-  #readsInPieces(request: Request): boolean {
-    return this.#replier.structured && request.lengthBytes > READ_PIECE_BYTES && !(request.flags & COMMAND_FLAGS.DF);
+  #readsInPieces({ flags, lengthBytes }: Pick<Request, "flags" | "lengthBytes">): boolean {
+    return this.#replier.structured && lengthBytes > READ_PIECE_BYTES && !(flags & COMMAND_FLAGS.DF);
   }
 
   /** Reads everything, then answers in one piece. */
@@ -104,7 +102,7 @@ export class Operations {
     if (this.#replier.structured) {
       putDataChunkHeader(view, 0, CHUNK_FLAG_DONE, cookieHigh, cookieLow, offsetBytes, lengthBytes);
     } else putSimpleHeader(view, 0, cookieHigh, cookieLow, 0);
-    this.#sendReply(buffer, headerBytes + lengthBytes);
+    await this.#sendReply(buffer, headerBytes + lengthBytes);
   }
 
   /** Reads and answers piece by piece, each while the client takes the one before; waits when it does not. */
@@ -148,17 +146,22 @@ export class Operations {
     }
     const view = new DataView(buffer.buffer, buffer.byteOffset, DATA_CHUNK_HEADER_BYTES);
     putDataChunkHeader(view, 0, chunkFlags, high, low, at, length);
-    this.#sendReply(buffer, DATA_CHUNK_HEADER_BYTES + length);
+    // Not waited for: what is queued for the client is bounded by itself, and the next piece is read meanwhile.
+    void this.#sendReply(buffer, DATA_CHUNK_HEADER_BYTES + length);
   }
 
-  /** Small replies share the arena's next write, large ones go alone and uncopied. */
-  #sendReply(buffer: Buffer, lengthBytes: number): void {
-    if (lengthBytes > COPIED_REPLY_BYTES_MAX) {
-      this.#channel.sendBuffer(buffer, lengthBytes, () => this.#pool.give(buffer));
-      return;
-    }
+  /** Small replies share the arena's next write, large ones go alone and uncopied. Resolves when the buffer is free again. */
+  #sendReply(buffer: Buffer, lengthBytes: number): Promise<void> | undefined {
+    if (lengthBytes > COPIED_REPLY_BYTES_MAX)
+      return new Promise((resolve) => {
+        this.#channel.sendBuffer(buffer, lengthBytes, () => {
+          this.#pool.give(buffer);
+          resolve();
+        });
+      });
     this.#channel.reserve(lengthBytes).append(buffer.subarray(0, lengthBytes));
     this.#pool.give(buffer);
+    return undefined;
   }
 
   async #write(request: Request, payload: Buffer): Promise<void> {

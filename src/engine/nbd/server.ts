@@ -5,15 +5,18 @@
  * crosses a thread. Invariants:
  *   1. An export counts as connected from the client's choice until nothing of that client is in flight.
  *   2. At most NBD_CONNECTIONS_MAX clients; one more is hung up on before it is greeted.
+ *   3. Memory of requests is bounded for all together (in-flight-memory.ts). While some wait for it, a client that holds
+ *      some and stands still for NBD_MEMORY_STALL_MS is hung up on.
  */
 import { createServer, type Server, type Socket } from "node:net";
 import { TidemarkError } from "../../base/errors.ts";
-import { NBD_CONNECTIONS_MAX } from "../../base/limits.ts";
+import { NBD_CONNECTIONS_MAX, NBD_IN_FLIGHT_TOTAL_BYTES_MAX, NBD_MEMORY_STALL_MS } from "../../base/limits.ts";
 import type { Clock } from "../../base/ports.ts";
 import { baseUri, bind, parseAddress } from "./address.ts";
 import { BufferPool } from "./buffer-pool.ts";
 import { Channel, type Transport } from "./channel.ts";
 import { Connection } from "./connection.ts";
+import { InFlightMemory } from "./in-flight-memory.ts";
 import type { ExportTable } from "./io-target.ts";
 
 export { exportUri } from "./address.ts";
@@ -27,6 +30,8 @@ export interface NbdServerOptions {
   readonly onDisconnect?: (exportName: string, peer: string) => void;
   /** `stream` uses only Node's public stream interface, which is slower. Default `direct`. */
   readonly transport?: Transport;
+  /** Memory that requests hold together. Default NBD_IN_FLIGHT_TOTAL_BYTES_MAX. */
+  readonly memoryBytes?: number;
 }
 
 export class NbdServer {
@@ -34,10 +39,19 @@ export class NbdServer {
   readonly #pool = new BufferPool();
   readonly #listeners = new Set<Server>();
   readonly #connections = new Set<Connection>();
-  #stopping = false;
+  readonly #memory: InFlightMemory;
+  #watching = false;
+  readonly #stopped = new AbortController();
 
   constructor(options: NbdServerOptions) {
     this.#options = options;
+    this.#memory = new InFlightMemory(options.memoryBytes ?? NBD_IN_FLIGHT_TOTAL_BYTES_MAX, () => {
+      if (!this.#watching) void this.#hangUpOnStalled();
+    });
+  }
+
+  get #stopping(): boolean {
+    return this.#stopped.signal.aborted;
   }
 
   /**
@@ -74,7 +88,7 @@ export class NbdServer {
    * only when no operation touches a target any more.
    */
   async close(options: { readonly graceMs: number }): Promise<void> {
-    this.#stopping = true;
+    this.#stopped.abort();
     for (const listener of this.#listeners) listener.close();
     this.#listeners.clear();
     const connections = [...this.#connections];
@@ -99,6 +113,7 @@ export class NbdServer {
       exports,
       clock,
       pool: this.#pool,
+      memory: this.#memory,
       onChosen: (_, exportName) => onConnect?.(exportName, peer),
       onGone: (gone) => {
         this.#connections.delete(gone);
@@ -106,6 +121,18 @@ export class NbdServer {
       },
     });
     this.#connections.add(connection);
+  }
+
+  async #hangUpOnStalled(): Promise<void> {
+    this.#watching = true;
+    while (this.#memory.isAwaited && !this.#stopping) {
+      const moved = new Map([...this.#connections].map((connection) => [connection, connection.movedBytes]));
+      await this.#options.clock.sleep(NBD_MEMORY_STALL_MS, this.#stopped.signal);
+      if (!this.#memory.isAwaited) break;
+      for (const [connection, bytes] of moved)
+        if (connection.waitsForClient && connection.movedBytes === bytes) connection.abort();
+    }
+    this.#watching = false;
   }
 
   #usersOf(exportName: string): Connection[] {

@@ -7,13 +7,15 @@
  *   1. Nothing is allocated for a request that is finished at once.
  *   2. Offsets are doubles: read as two halves, never BigInt; a number that a double cannot hold is beyond any export.
  *   3. A request reaches the target only after its command, flags and range have been checked.
- *   4. Bytes and requests in flight and bytes queued for the client are bounded; above a bound nothing more is read.
+ *   4. Bytes and requests in flight and bytes queued for the client are bounded, for the connection and, of the bytes, for
+ *      all together (in-flight-memory.ts); above a bound nothing more is read.
  * Specification: the NBD protocol, "Transmission phase".
  */
 import { NBD_IN_FLIGHT_BYTES_MAX, NBD_IN_FLIGHT_REQUESTS_MAX, NBD_REQUEST_BYTES_MAX } from "../../base/limits.ts";
 import type { BufferPool } from "./buffer-pool.ts";
 import type { Channel, ChannelUser } from "./channel.ts";
 import type { Negotiated } from "./handshake.ts";
+import type { InFlightMemory, MemoryUser } from "./in-flight-memory.ts";
 import type { IoTarget } from "./io-target.ts";
 import { Operations, type Request } from "./operations.ts";
 import {
@@ -37,8 +39,9 @@ import {
   TURN_REQUESTS_MAX,
 } from "./tuning.ts";
 
-export class Transmission implements ChannelUser {
+export class Transmission implements ChannelUser, MemoryUser {
   readonly #channel: Channel;
+  readonly #memory: InFlightMemory;
   readonly #target: IoTarget;
   readonly #pool: BufferPool;
   readonly #replier: Replier;
@@ -65,9 +68,15 @@ export class Transmission implements ChannelUser {
   #discardBytes = 0;
   #discarded: { readonly request: Request; readonly refusal: Refusal } | undefined;
 
-  constructor(channel: Channel, pool: BufferPool, negotiated: Negotiated, onSettled: () => void) {
+  constructor(
+    channel: Channel,
+    { pool, memory }: { readonly pool: BufferPool; readonly memory: InFlightMemory },
+    negotiated: Negotiated,
+    onSettled: () => void,
+  ) {
     this.#channel = channel;
     this.#pool = pool;
+    this.#memory = memory;
     this.#target = negotiated.target;
     this.#structured = negotiated.structured;
     this.#hasContexts = negotiated.contexts.length > 0;
@@ -81,6 +90,19 @@ export class Transmission implements ChannelUser {
   /** True when no operation of this connection touches the target any more. */
   get idle(): boolean {
     return this.#inFlightRequests === 0;
+  }
+
+  get heldBytes(): number {
+    return this.#inFlightBytes;
+  }
+
+  memoryFreed(): void {
+    if (this.#mayContinue()) this.#continue();
+    else this.#memory.leave(this); // it asks again when it can go on
+  }
+
+  get waitsForClient(): boolean {
+    return this.heldBytes > 0 && (this.#arriving !== undefined || this.#channel.queuedBytes > 0);
   }
 
   onInput(): void {
@@ -100,8 +122,9 @@ export class Transmission implements ChannelUser {
   onClosed(): void {
     this.#closed = true;
     this.#ending = true;
-    if (this.#arriving !== undefined) this.#inFlightBytes -= this.#arriving.lengthBytes;
+    if (this.#arriving !== undefined) this.#giveBack(this.#arriving.lengthBytes);
     this.#arriving = undefined;
+    this.#memory.leave(this);
     if (this.idle) this.#onSettled();
   }
 
@@ -109,6 +132,7 @@ export class Transmission implements ChannelUser {
   end(): void {
     if (this.#ending) return;
     this.#ending = true;
+    this.#memory.leave(this);
     this.#pause();
     // A payload that is not read any more can neither be written nor answered.
     if (this.#arriving !== undefined) this.#channel.abort();
@@ -163,10 +187,26 @@ export class Transmission implements ChannelUser {
     }
     const refusal = this.#check(command, flags, offset, length);
     if (refusal !== undefined) this.#replier.refused(high, low, refusal);
-    else if (command === COMMAND.READ) this.#read(flags, high, low, offset, length);
+    else if (command === COMMAND.READ) return this.#read(at, flags, high, low, offset, length);
     else if (length === 0 && command !== COMMAND.FLUSH) this.#replier.done(high, low);
     else this.#start(command, flags, high, low, offset, length, undefined);
     return true;
+  }
+
+  /** Memory for a request; without it nothing more is taken from the inbox, which goes back to `at`, its begin. */
+  #take(bytes: number, at: number): boolean {
+    if (this.#memory.take(this, bytes)) {
+      this.#inFlightBytes += bytes;
+      return true;
+    }
+    this.#channel.readStart = at;
+    this.#pause();
+    return false;
+  }
+
+  #giveBack(bytes: number): void {
+    this.#inFlightBytes -= bytes;
+    this.#memory.give(bytes);
   }
 
   /** Why this request is refused, or undefined. */
@@ -188,15 +228,18 @@ export class Transmission implements ChannelUser {
 
   // --- reads
 
-  #read(flags: number, high: number, low: number, offset: number, length: number): void {
+  /** False when there is no memory for it yet. */
+  #read(at: number, flags: number, high: number, low: number, offset: number, length: number): boolean {
     if (length === 0) {
       this.#replier.emptyRead(high, low);
-      return;
+      return true;
     }
     this.#turnBytes += length;
-    if (length > READ_PIECE_BYTES || !this.#readNow(high, low, offset, length)) {
-      this.#start(COMMAND.READ, flags, high, low, offset, length, undefined);
-    }
+    if (length <= READ_PIECE_BYTES && this.#readNow(high, low, offset, length)) return true;
+    const held = this.#operations.heldBytesOfRead(flags, length);
+    if (!this.#take(held, at)) return false;
+    this.#start(COMMAND.READ, flags, high, low, offset, length, undefined, held);
+    return true;
   }
 
   /** Reads straight behind the reply header; true when the request has been answered. */
@@ -230,6 +273,7 @@ export class Transmission implements ChannelUser {
       return true;
     }
     if (length > INBOX_PAYLOAD_BYTES_MAX) {
+      if (!this.#take(length, at)) return false;
       channel.readStart = at + REQUEST_BYTES;
       this.#arriving = {
         command: COMMAND.WRITE,
@@ -239,7 +283,6 @@ export class Transmission implements ChannelUser {
         offsetBytes: offset,
         lengthBytes: length,
       };
-      this.#inFlightBytes += length;
       channel.beginPayload(this.#pool.take(length), length);
       return true;
     }
@@ -250,11 +293,11 @@ export class Transmission implements ChannelUser {
       return true;
     }
     const data = channel.inboxViews.take(at + REQUEST_BYTES, length);
-    if (!this.#writeNow(flags, high, low, offset, data)) {
-      const copy = this.#pool.take(length);
-      copy.set(data);
-      this.#start(COMMAND.WRITE, flags, high, low, offset, length, copy);
-    }
+    if (this.#writeNow(flags, high, low, offset, data)) return true;
+    if (!this.#take(length, at)) return false;
+    const copy = this.#pool.take(length);
+    copy.set(data);
+    this.#start(COMMAND.WRITE, flags, high, low, offset, length, copy, length);
     return true;
   }
 
@@ -291,10 +334,10 @@ export class Transmission implements ChannelUser {
     if (payload === undefined) return false;
     this.#arriving = undefined;
     const { flags, cookieHigh, cookieLow, offsetBytes, lengthBytes } = request;
-    this.#inFlightBytes -= lengthBytes;
     if (this.#writeNow(flags, cookieHigh, cookieLow, offsetBytes, payload.subarray(0, lengthBytes))) {
       this.#pool.give(payload);
-    } else this.#start(COMMAND.WRITE, flags, cookieHigh, cookieLow, offsetBytes, lengthBytes, payload);
+      this.#giveBack(lengthBytes);
+    } else this.#start(COMMAND.WRITE, flags, cookieHigh, cookieLow, offsetBytes, lengthBytes, payload, lengthBytes);
     return true;
   }
 
@@ -310,6 +353,7 @@ export class Transmission implements ChannelUser {
 
   // --- operations and limits
 
+  /** `heldBytes`: the memory taken for it. */
   #start(
     command: number,
     flags: number,
@@ -318,17 +362,16 @@ export class Transmission implements ChannelUser {
     offsetBytes: number,
     lengthBytes: number,
     payload: Buffer | undefined,
+    heldBytes = 0,
   ): void {
     const request = { command, flags, cookieHigh, cookieLow, offsetBytes, lengthBytes };
-    const held = this.#operations.heldBytesOf(request);
     this.#inFlightRequests++;
-    this.#inFlightBytes += held;
-    void this.#operations.perform(request, payload).then(() => this.#settle(held));
+    void this.#operations.perform(request, payload).then(() => this.#settle(heldBytes));
   }
 
   #settle(heldBytes: number): void {
     this.#inFlightRequests--;
-    this.#inFlightBytes -= heldBytes;
+    this.#giveBack(heldBytes);
     if (this.#channel.closed) {
       if (this.#closed && this.idle) this.#onSettled();
       return;
@@ -362,9 +405,13 @@ export class Transmission implements ChannelUser {
     });
   }
 
+  #mayContinue(): boolean {
+    return this.#paused && !this.#yielded && !this.#ending && !this.#overLimit();
+  }
+
   /** After a pause: first what is in the inbox, then the socket again. */
   #continue(): void {
-    if (!this.#paused || this.#yielded || this.#ending || this.#overLimit()) return;
+    if (!this.#mayContinue()) return;
     this.#paused = false;
     this.#run();
     if (!this.#paused) this.#channel.resume();

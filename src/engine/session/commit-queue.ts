@@ -33,7 +33,6 @@ export class CommitQueue {
   #runs: GranuleRun[] = [];
   #next: Round | undefined;
   #running: Promise<void> | undefined;
-  #granules = 0;
   #discards = 0;
 
   /** `commit` carries out one round; a rejected round rejects everybody who waits for it. */
@@ -41,17 +40,11 @@ export class CommitQueue {
     this.#commit = commit;
   }
 
-  /** Granules added and not yet taken by a round. */
-  get waitingGranules(): number {
-    return this.#granules;
-  }
-
   add(run: GranuleRun): void {
     const last = this.#runs.at(-1);
     if (last && last.first + last.count === run.first) {
       this.#runs[this.#runs.length - 1] = { first: last.first, count: last.count + run.count };
     } else this.#runs.push(run);
-    this.#granules += run.count;
   }
 
   /** Resolves when everything added before this call is durable. */
@@ -62,15 +55,9 @@ export class CommitQueue {
     return promise;
   }
 
-  /** Resolves when no round is under way or asked for. */
-  async idle(): Promise<void> {
-    while (this.#running) await this.#running;
-  }
-
   /** Forgets runs that no round has taken: their granules are to be copied again. */
   discard(): void {
     this.#runs = [];
-    this.#granules = 0;
     this.#discards++;
   }
 
@@ -79,19 +66,14 @@ export class CommitQueue {
     while (this.#next) {
       const round = this.#next;
       const runs = this.#runs;
-      const granules = this.#granules;
       const discards = this.#discards;
       this.#next = undefined;
       this.#runs = [];
-      this.#granules = 0;
       try {
         if (runs.length > 0) await this.#commit(runs);
         round.resolve();
       } catch (error) {
-        if (discards === this.#discards) {
-          this.#runs = [...runs, ...this.#runs];
-          this.#granules += granules;
-        }
+        if (discards === this.#discards) this.#runs = [...runs, ...this.#runs];
         round.reject(error);
       }
     }

@@ -19,6 +19,7 @@ import type { CopyKind, CopyReason, ExtentRef } from "../engine-api.ts";
 import { PagedBitmap } from "../map/paged-bitmap.ts";
 import type { EnginePorts } from "../ports.ts";
 import { within } from "../sync/deadline.ts";
+import { each } from "../sync/each.ts";
 import type { EpochTrust } from "../volume/change-chain.ts";
 import type { Volume } from "../volume/volume.ts";
 import { bytesOfGranules, extentsOverlap } from "./extents.ts";
@@ -28,6 +29,8 @@ import type { CopySession } from "./session.ts";
 import { SessionFiles } from "./session-files.ts";
 import type { SessionRecord } from "./session-record.ts";
 
+/** Members whose files are made at the same time. */
+const PREPARED_AT_ONCE = 16;
 const PRE_FLUSHES_MAX = 6;
 const PRE_FLUSH_SHORT_MS = 10;
 
@@ -88,15 +91,15 @@ interface Fired {
 
 export async function firePoint(host: PointHost, members: readonly PointMember[]): Promise<CopySession[]> {
   planAll(host, members);
-  const prepared: Prepared[] = [];
+  const made: Prepared[] = [];
   try {
-    for (const member of members) prepared.push(await prepare(host, member));
+    const prepared = await prepareAll(host, members, made);
     const volumes = distinct(prepared.flatMap((one) => [one.source, one.destination]));
     await withinBarrier(host, preFlush(host, prepared));
     return await underBarrier(host, prepared, volumes);
   } catch (error) {
     // The first error is the one to report; what cannot be removed now is removed at the next start.
-    await Promise.allSettled(prepared.map((one) => (one.isNew ? one.files.remove() : one.files.abandonGeneration())));
+    await Promise.allSettled(made.map((one) => (one.isNew ? one.files.remove() : one.files.abandonGeneration())));
     throw error;
   }
 }
@@ -132,19 +135,31 @@ function requireIndependent(members: readonly PointMember[]): void {
     }
 }
 
+/** The files of all members. `made`, which the caller removes after a failure, has those that exist. */
+async function prepareAll(host: PointHost, members: readonly PointMember[], made: Prepared[]): Promise<Prepared[]> {
+  const tracked = new Set<Volume>();
+  for (const member of members) {
+    const source = host.volume(member.source.volumeUid);
+    const destination = host.volume(member.destination.volumeUid);
+    source.requireDevice();
+    if (destination.requireDevice().readOnly)
+      throw new TidemarkError("READ_ONLY", {
+        message: `destination ${member.destination.name} can only be read`,
+        hint: "register it from a path that can be written, or choose another destination",
+      });
+    if (member.kind === "quickopc") tracked.add(source).add(destination);
+  }
+  await each([...tracked], PREPARED_AT_ONCE, (volume) => host.prepareTracking(volume));
+  return each(members, PREPARED_AT_ONCE, async (member) => {
+    const prepared = await prepare(host, member);
+    made.push(prepared);
+    return prepared;
+  });
+}
+
 async function prepare(host: PointHost, member: PointMember): Promise<Prepared> {
   const source = host.volume(member.source.volumeUid);
   const destination = host.volume(member.destination.volumeUid);
-  source.requireDevice();
-  if (destination.requireDevice().readOnly)
-    throw new TidemarkError("READ_ONLY", {
-      message: `destination ${member.destination.name} can only be read`,
-      hint: "register it from a path that can be written, or choose another destination",
-    });
-  if (member.kind === "quickopc") {
-    await host.prepareTracking(source);
-    await host.prepareTracking(destination);
-  }
   const plan = planStart(host.views(), member);
   const existing = plan.existing?.session;
   if (existing) {

@@ -162,9 +162,19 @@ export class PointsLog {
     this.#records++;
   }
 
+  /** The logs that a start would read, with the bytes of the one in use that are acknowledged. */
+  get logs(): readonly { readonly path: string; readonly storedBytes: number | undefined }[] {
+    const older = this.#older.map((number) => ({ path: pointsLogName(number), storedBytes: undefined }));
+    return [...older, { path: pointsLogName(this.#number), storedBytes: this.#log.sizeBytes }];
+  }
+
   /** Forgets all points: everything they say is durable elsewhere. After a failure the log goes on as it is. */
   async reset(): Promise<void> {
-    if (this.#records === 0 && this.#older.length === 0) return;
+    if (this.#records > 0 || this.#older.length > 0) await this.renew();
+  }
+
+  /** As `reset`, but begins a new log in any case: the present one is damaged on the disk. */
+  async renew(): Promise<void> {
     const next = await create(this.#files, this.#number + 1);
     const old = this.#log;
     this.#older.push(this.#number);

@@ -66,6 +66,26 @@ export class SessionFiles {
     return this.#logFile;
   }
 
+  /** Bytes of the log that are acknowledged. */
+  get logBytes(): number {
+    return this.#log.sizeBytes;
+  }
+
+  /** What the superblock says, durably; another object after every change. */
+  get record(): SessionRecord {
+    return this.#super.value;
+  }
+
+  /** As Superblock.renew. */
+  renewSuper(): Promise<void> {
+    return this.#super.renew(this.#files);
+  }
+
+  /** As Superblock.verify. */
+  verifySuper(files: StateFiles): Promise<number | undefined> {
+    return this.#super.verify(files);
+  }
+
   get directory(): string {
     return directoryOf(this.id);
   }
@@ -237,8 +257,32 @@ export class SessionFiles {
     await this.#log.sync();
   }
 
-  /** Writes `record` with the map of missing granules; takes over and disposes `missing`. Durable when it returns. */
-  async checkpoint(record: SessionRecord, missing: PagedBitmap): Promise<void> {
+  /** As `checkpoint`, with a new log in the place of one that is damaged on the disk. */
+  async checkpointWithNewLog(record: SessionRecord, missing: PagedBitmap): Promise<void> {
+    const serial = ++this.#serial;
+    const name = logName(serial);
+    const making = createLog(this.#files, this.directory, serial, { ...record, logFile: name });
+    const log = await making.catch((error: unknown) => {
+      missing.dispose();
+      throw error;
+    });
+    try {
+      await this.checkpoint(record, missing, { log, name });
+    } catch (error) {
+      if (this.#log !== log) await log.close();
+      throw error;
+    }
+  }
+
+  /**
+   * Writes `record` with the map of missing granules; takes over and disposes `missing`. Durable when it returns. The
+   * superblock decides: until it names `next`, records go on into the log it names.
+   */
+  async checkpoint(
+    record: SessionRecord,
+    missing: PagedBitmap,
+    next?: { readonly log: FrameLog; readonly name: string },
+  ): Promise<void> {
     const mapFile = `pending-${++this.#serial}.map`;
     const header = {
       kind: "pending" as const,
@@ -251,8 +295,14 @@ export class SessionFiles {
     } finally {
       missing.dispose();
     }
-    await this.#super.store({ ...record, mapFile, logFile: this.#logFile });
+    await this.#super.store({ ...record, mapFile, logFile: next?.name ?? this.#logFile });
     this.#mapFile = mapFile;
+    if (next) {
+      const old = this.#log;
+      this.#log = next.log;
+      this.#logFile = next.name;
+      await old.close();
+    }
     for (const name of await this.#files.list(this.directory))
       if (!this.#isKept(name)) await this.#files.remove(`${this.directory}/${name}`);
   }

@@ -30,6 +30,8 @@ export interface FoundSession {
 export interface RecoveryState {
   readonly points: readonly RecoveredPoint[];
   readonly pointsDamage: TidemarkError | undefined;
+  /** The last stop was a clean one: nothing is torn. */
+  readonly cleanStop: boolean;
   /** Takes over the sessions that have ended and are not recorded elsewhere yet. */
   readonly ended: EndedSessions;
   readonly trouble: (what: string, error: unknown) => void;
@@ -48,6 +50,7 @@ export async function readSession(
   const fired = newestPoint(state.points, id);
   const superblock = await openOwn(ports, id);
   if (superblock instanceof TidemarkError) return readDamaged(ports, volumes, id, { error: superblock, fired, state });
+  if (superblock?.slotDamage && state.cleanStop) state.trouble(`copy ${id}`, superblock.slotDamage);
   const own = superblock?.value;
   const fromPoint = fired && own && fired.record.generation > own.generation ? fired : undefined;
   const record = fromPoint?.record ?? own;

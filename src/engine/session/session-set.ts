@@ -6,7 +6,7 @@
  */
 import { endOnBug } from "../../base/assert.ts";
 import { TidemarkError } from "../../base/errors.ts";
-import { BARRIER_TIMEOUT_MS, SESSIONS_MAX, SESSIONS_PER_VOLUME_MAX, STOP_BACKGROUND_MS } from "../../base/limits.ts";
+import { BARRIER_TIMEOUT_MS, SESSIONS_MAX, STOP_BACKGROUND_MS } from "../../base/limits.ts";
 import { granuleCountOf } from "../../base/units.ts";
 import type { CopyPlan, EngineEvent, SessionStatus, StartRequest, VolumeFacts } from "../engine-api.ts";
 import { PagedBitmap } from "../map/paged-bitmap.ts";
@@ -22,6 +22,7 @@ import { extentsOverlap } from "./extents.ts";
 import { firePoint, type LiveView, type PointHost, type PointMember } from "./point.ts";
 import type { PointsLog } from "./points-log.ts";
 import { noticeForeignWrite, type ReopenHost, reopenVolume } from "./reopen.ts";
+import { requireRoom } from "./room.ts";
 import { transitionOf } from "./rules.ts";
 import { CopySession } from "./session.ts";
 import { SessionFiles } from "./session-files.ts";
@@ -157,6 +158,10 @@ export class SessionSet {
     });
   }
 
+  find(id: string): CopySession | undefined {
+    return this.#sessions.get(id);
+  }
+
   statuses(): SessionStatus[] {
     return [...this.#sessions.values()].map((session) => session.status());
   }
@@ -205,6 +210,19 @@ export class SessionSet {
   noteUnsettled(volumes: readonly Volume[]): void {
     this.#pointsSeen++;
     for (const side of [...this.#sessions.values(), ...volumes]) this.#unsettled.set(side, this.#pointsSeen);
+  }
+
+  get pointsLogs(): PointsLog["logs"] {
+    return this.#points.logs;
+  }
+
+  /** As after a start, then a new points log in any case: the present one is damaged on the disk. */
+  async renewPoints(): Promise<void> {
+    this.noteUnsettled([...this.#sessions.values()].flatMap((one) => [one.sourceVolume, one.destinationVolume]));
+    await this.#settleOnce();
+    await this.#admin.run(async () => {
+      if (this.#unsettled.size === 0 && !this.#stopping) await this.#points.renew();
+    });
   }
 
   /** Goes on where copying stopped: at the start, or because a volume was away. Sessions of unavailable volumes wait. */
@@ -472,20 +490,6 @@ export class SessionSet {
     endOnBug(error);
     this.#emit({ type: "engine.trouble", message: error instanceof Error ? error.message : String(error) });
   }
-}
-
-/** The superblock of a volume names the epochs that its sessions hold. */
-function requireRoom(volumes: VolumeSet, members: readonly PointMember[]): void {
-  for (const member of members)
-    for (const { volumeUid, name } of [member.source, member.destination]) {
-      const volume = volumes.require(volumeUid);
-      const added = members.filter((one) => [one.source.volumeUid, one.destination.volumeUid].includes(volumeUid));
-      if (volume.leaving.length + volume.entering.length + added.length <= SESSIONS_PER_VOLUME_MAX) continue;
-      throw new TidemarkError("LIMIT_EXCEEDED", {
-        message: `${name} would have more than ${SESSIONS_PER_VOLUME_MAX} copy sessions`,
-        hint: "cancel sessions of this volume that are not needed",
-      });
-    }
 }
 
 function detach(list: CopySession[], session: CopySession): void {

@@ -19,10 +19,6 @@ export class Gate {
     return !this.#closed;
   }
 
-  get inFlight(): number {
-    return this.#inFlight;
-  }
-
   tryEnter(): boolean {
     if (this.#closed) return false;
     this.#inFlight++;

@@ -85,10 +85,6 @@ export class RangeLock {
     return from < end ? { first: from, count: end - from } : undefined;
   }
 
-  get idle(): boolean {
-    return this.#held.size === 0 && this.#waiters.length === 0;
-  }
-
   *#taken(): Iterable<RangeLockHandle> {
     yield* this.#held;
     yield* this.#waiters;

@@ -6,7 +6,13 @@
  * done with it (VOLUME_BUSY). Devices are opened and closed with a limit (device-steps.ts).
  */
 import { asTidemarkError, type ErrorRecord, TidemarkError, toErrorRecord } from "../../base/errors.ts";
-import { STOP_CLOSE_MS, VOLUME_SIZE_BYTES_MAX, VOLUMES_MAX } from "../../base/limits.ts";
+import {
+  DEVICE_STEPS_LATE_MAX,
+  DEVICE_STEPS_MAX,
+  STOP_CLOSE_MS,
+  VOLUME_SIZE_BYTES_MAX,
+  VOLUMES_MAX,
+} from "../../base/limits.ts";
 import type { BlockDevice } from "../../base/ports.ts";
 import { granuleCountOf, SECTOR_SIZE_BYTES } from "../../base/units.ts";
 import type { EngineEvent, VolumeFacts, VolumeSpec, VolumeStatus } from "../engine-api.ts";
@@ -45,7 +51,10 @@ export class VolumeSet {
   constructor(options: { ports: EnginePorts; emit: (event: EngineEvent) => void }) {
     this.#ports = options.ports;
     this.#emit = options.emit;
-    this.#steps = new DeviceSteps(options.ports.clock);
+    this.#steps = new DeviceSteps(options.ports.clock, {
+      inTimeMax: DEVICE_STEPS_MAX,
+      lateMax: DEVICE_STEPS_LATE_MAX,
+    });
   }
 
   /** VOLUME_NOT_FOUND; VOLUME_BUSY while it is removed or resized. */
@@ -68,12 +77,13 @@ export class VolumeSet {
     });
   }
 
-  /** At start, side by side: a volume that cannot be opened stays offline, with its reason; the others go on. */
-  async openAtStart(specs: readonly VolumeSpec[]): Promise<void> {
-    for (const spec of specs)
-      this.#entries.set(spec.uid, { volume: this.#newVolume(spec), spec, tracking: undefined, task: undefined });
+  /** Side by side; a volume that cannot be opened stays offline, with its reason, and the others go on. */
+  async openOrKeep(specs: readonly VolumeSpec[]): Promise<void> {
+    const volumes = specs.map((spec) => ({ spec, volume: this.#newVolume(spec) }));
+    for (const { spec, volume } of volumes)
+      this.#entries.set(spec.uid, { volume, spec, tracking: undefined, task: undefined });
     await Promise.all(
-      [...this.#entries.values()].map(async ({ volume, spec }) => {
+      volumes.map(async ({ volume, spec }) => {
         try {
           await this.#open(volume, spec);
         } catch (error) {
@@ -324,6 +334,11 @@ export class VolumeSet {
     const entry = this.#entry(uid);
     entry.tracking = tracking;
     entry.volume.activity = tracking.activity;
+  }
+
+  /** Undefined while the volume has no tracking files. */
+  trackingOf(uid: string): VolumeTracking | undefined {
+    return this.#entries.get(uid)?.tracking;
   }
 
   /** Files that tracking needs exist, durably, when it resolves. */

@@ -177,6 +177,26 @@ export class VolumeTracking {
     return tracking;
   }
 
+  /** What is wrong with its superblock, although it could be read. */
+  get slotDamage(): TidemarkError | undefined {
+    return this.#super.slotDamage;
+  }
+
+  /** What the superblock says, durably; another object after every change. */
+  get record(): VolumeRecord {
+    return this.#super.value;
+  }
+
+  /** As Superblock.renew. */
+  renewSuper(): Promise<void> {
+    return this.#super.renew(this.#files);
+  }
+
+  /** As Superblock.verify. */
+  verifySuper(files: StateFiles): Promise<number | undefined> {
+    return this.#super.verify(files);
+  }
+
   /** The highest epoch id that the files of a volume show, whatever their state. */
   static async highestEpochSeen(files: StateFiles, uid: string): Promise<number> {
     const directory = directoryOf(uid);

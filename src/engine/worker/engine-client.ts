@@ -1,7 +1,8 @@
 /**
  * Engine client: the engine as the main thread sees it, running in its own thread.
  *
- * Role: turns each call of EngineApi into a message and each answer back into a promise. Decides nothing.
+ * Role: turns each call of EngineApi into a message and each answer back into a promise; what methods there are, messages.ts
+ * says. Decides nothing.
  * Invariants:
  *   1. At most ENGINE_CALLS_MAX calls are unanswered; more are refused with LIMIT_EXCEEDED.
  *   2. Every call settles: when the thread ends, all pending ones reject (STOPPING when it was stopped, else INTERNAL).
@@ -9,26 +10,13 @@
  * Bytes given to `write` and `read` move to the engine when they own their memory: the caller must not use them again.
  */
 import type { Worker } from "node:worker_threads";
+import { systemClock } from "../../base/clock.ts";
 import { type ErrorDetail, fromErrorRecord, TidemarkError } from "../../base/errors.ts";
+import { STOP_THREAD_MS } from "../../base/limits.ts";
 import { spawnWorker } from "../../base/spawn-worker.ts";
-import type {
-  CopyPlan,
-  EndedSession,
-  EngineApi,
-  EngineConfig,
-  EngineEvent,
-  EngineFound,
-  ExportSpec,
-  ExportStatus,
-  ExtentRef,
-  PartitionFacts,
-  SessionStatus,
-  StartRequest,
-  VolumeFacts,
-  VolumeSpec,
-  VolumeStatus,
-} from "../engine-api.ts";
+import type { EngineApi, EngineEvent } from "../engine-api.ts";
 import {
+  ENGINE_METHODS,
   type EngineCall,
   type EngineMessage,
   type EngineMethod,
@@ -52,9 +40,25 @@ export interface EngineClient extends EngineApi {
   onExit(listener: (exit: EngineExit) => void): void;
 }
 
+/** Methods that are sent to the engine's thread as they are called. */
+type Forwarded = Omit<EngineApi, "stop" | "onEvent">;
+
 /** Starts the engine thread. It does nothing before `start`. */
 export function startEngineThread(): EngineClient {
-  return new WorkerEngineClient(spawnWorker(import.meta, "./engine-worker"));
+  return engineClientOf(spawnWorker(import.meta, "./engine-worker"));
+}
+
+/** A client over a worker that answers as engine-worker.ts does. */
+export function engineClientOf(worker: Worker): EngineClient {
+  const link = new EngineLink(worker);
+  const methods = ENGINE_METHODS.map((method) => [method, (...args: unknown[]) => link.call(method, args)] as const);
+  return {
+    // Sound by the list: it has every method of the engine, and the thread calls the one of that name.
+    ...(Object.fromEntries(methods) as unknown as Forwarded),
+    stop: () => link.stop(),
+    onEvent: (listener) => link.onEvent(listener),
+    onExit: (listener) => link.onExit(listener),
+  };
 }
 
 /** The engine's error; what it did not foresee keeps its stack as the cause, for the log. */
@@ -70,8 +74,8 @@ interface Pending {
   readonly reject: (error: TidemarkError) => void;
 }
 
-/** A client over a worker that runs engine-worker.ts. */
-export class WorkerEngineClient implements EngineClient {
+/** The calls under way to a worker that runs engine-worker.ts, and its life. */
+class EngineLink {
   readonly #worker: Worker;
   readonly #pending = new Map<number, Pending>();
   #queue: EngineCall[] = [];
@@ -103,129 +107,17 @@ export class WorkerEngineClient implements EngineClient {
     if (this.#exit !== undefined) listener(this.#exit);
   }
 
-  start(config: EngineConfig): Promise<EngineFound> {
-    return this.#call("start", config);
-  }
-
   stop(): Promise<void> {
     this.#stopping ??= this.#stop();
     return this.#stopping;
   }
 
-  inspectPath(path: string): Promise<VolumeFacts> {
-    return this.#call("inspectPath", path);
-  }
-
-  createFile(path: string, sizeBytes: number): Promise<void> {
-    return this.#call("createFile", path, sizeBytes);
-  }
-
-  removeFile(path: string): Promise<void> {
-    return this.#call("removeFile", path);
-  }
-
-  addVolume(spec: VolumeSpec): Promise<VolumeFacts> {
-    return this.#call("addVolume", spec);
-  }
-
-  removeVolume(uid: string): Promise<void> {
-    return this.#call("removeVolume", uid);
-  }
-
-  reopenVolume(uid: string): Promise<VolumeFacts> {
-    return this.#call("reopenVolume", uid);
-  }
-
-  resizeVolume(uid: string, sizeBytes: number): Promise<VolumeFacts> {
-    return this.#call("resizeVolume", uid, sizeBytes);
-  }
-
-  volumeStatus(uid: string): Promise<VolumeStatus> {
-    return this.#call("volumeStatus", uid);
-  }
-
-  partitions(uid: string): Promise<PartitionFacts[]> {
-    return this.#call("partitions", uid);
-  }
-
-  startSessions(requests: readonly StartRequest[]): Promise<SessionStatus[]> {
-    return this.#call("startSessions", requests);
-  }
-
-  restartSessions(ids: readonly string[]): Promise<SessionStatus[]> {
-    return this.#call("restartSessions", ids);
-  }
-
-  cancelSession(id: string): Promise<EndedSession> {
-    return this.#call("cancelSession", id);
-  }
-
-  stopTracking(id: string): Promise<SessionStatus> {
-    return this.#call("stopTracking", id);
-  }
-
-  setPace(id: string, pace: number): Promise<SessionStatus> {
-    return this.#call("setPace", id, pace);
-  }
-
-  sessionStatus(id: string): Promise<SessionStatus> {
-    return this.#call("sessionStatus", id);
-  }
-
-  sessions(): Promise<SessionStatus[]> {
-    return this.#call("sessions");
-  }
-
-  forgetSession(id: string): Promise<void> {
-    return this.#call("forgetSession", id);
-  }
-
-  explain(request: Omit<StartRequest, "id" | "pace">): Promise<CopyPlan> {
-    return this.#call("explain", request);
-  }
-
-  read(...args: Parameters<EngineApi["read"]>): Promise<Uint8Array> {
-    return this.#call("read", ...args);
-  }
-
-  write(extent: ExtentRef, offsetBytes: number, data: Uint8Array): Promise<void> {
-    return this.#call("write", extent, offsetBytes, data);
-  }
-
-  flush(volumeUid: string): Promise<void> {
-    return this.#call("flush", volumeUid);
-  }
-
-  changedExtents(...args: Parameters<EngineApi["changedExtents"]>): ReturnType<EngineApi["changedExtents"]> {
-    return this.#call("changedExtents", ...args);
-  }
-
-  allocatedExtents(...args: Parameters<EngineApi["allocatedExtents"]>): ReturnType<EngineApi["allocatedExtents"]> {
-    return this.#call("allocatedExtents", ...args);
-  }
-
-  listenNbd(address: string): Promise<string> {
-    return this.#call("listenNbd", address);
-  }
-
-  addExport(spec: ExportSpec): Promise<void> {
-    return this.#call("addExport", spec);
-  }
-
-  removeExport(name: string, options: { force: boolean }): Promise<void> {
-    return this.#call("removeExport", name, options);
-  }
-
-  exportStatus(): Promise<ExportStatus[]> {
-    return this.#call("exportStatus");
-  }
-
-  #call<T>(method: EngineMethod, ...args: unknown[]): Promise<T> {
+  call(method: EngineMethod, args: readonly unknown[]): Promise<unknown> {
     if (this.#exit !== undefined || this.#stopping !== undefined) return Promise.reject(this.#ending());
     return this.#post(method, args);
   }
 
-  #post<T>(method: EngineMethod, args: readonly unknown[]): Promise<T> {
+  #post(method: EngineMethod, args: readonly unknown[]): Promise<unknown> {
     if (this.#pending.size >= ENGINE_CALLS_MAX)
       return Promise.reject(
         new TidemarkError("LIMIT_EXCEEDED", {
@@ -235,9 +127,7 @@ export class WorkerEngineClient implements EngineClient {
       );
     const id = this.#nextId++;
     if (this.#queue.push({ id, method, args }) === 1) setImmediate(() => this.#send());
-    return new Promise<T>((resolve, reject) => {
-      this.#pending.set(id, { resolve: resolve as (value: unknown) => void, reject });
-    });
+    return new Promise((resolve, reject) => this.#pending.set(id, { resolve, reject }));
   }
 
   #send(): void {
@@ -268,11 +158,16 @@ export class WorkerEngineClient implements EngineClient {
     } finally {
       // Also when not everything could be made durable: the caller is told, and the next start recovers.
       this.#stopped = true;
-      await this.#worker.terminate();
+      // A call of a device that does not answer keeps a thread from ending; the process ends with it (server/exit.ts).
+      const timer = new AbortController();
+      await Promise.race([this.#worker.terminate(), systemClock.sleep(STOP_THREAD_MS, timer.signal)]);
+      timer.abort();
+      this.#ended(0);
     }
   }
 
   #ended(exitCode: number): void {
+    if (this.#exit !== undefined) return;
     const expected = this.#stopped && this.#error === undefined;
     this.#exit = { expected, exitCode, error: this.#error };
     const error = this.#ending();

@@ -17,6 +17,7 @@ const METHODS: Readonly<Record<EngineMethod, true>> = {
   createFile: true,
   removeFile: true,
   addVolume: true,
+  takeBackVolume: true,
   removeVolume: true,
   reopenVolume: true,
   resizeVolume: true,
@@ -31,6 +32,8 @@ const METHODS: Readonly<Record<EngineMethod, true>> = {
   sessions: true,
   forgetSession: true,
   explain: true,
+  scrubTargets: true,
+  scrub: true,
   read: true,
   write: true,
   flush: true,
@@ -41,6 +44,8 @@ const METHODS: Readonly<Record<EngineMethod, true>> = {
   removeExport: true,
   exportStatus: true,
 };
+
+export const ENGINE_METHODS = Object.keys(METHODS) as readonly EngineMethod[];
 
 export function isEngineMethod(name: string): name is EngineMethod {
   return Object.hasOwn(METHODS, name);

@@ -1,6 +1,12 @@
-/** BoxService: converts, and calls domain/box.ts and domain/watches.ts. */
-import type { BoxServiceServer, WatchEventsRequest, WatchEventsResponse } from "../../gen/tidemark/v1/box.ts";
-import { exactNumber, type ProcessFacts, toBox, toEvent, toFinding } from "../convert.ts";
+/** BoxService: converts, and calls domain/box.ts, domain/watches.ts and domain/scrubs.ts. */
+import type {
+  BoxServiceServer,
+  ScrubRequest,
+  ScrubResponse,
+  WatchEventsRequest,
+  WatchEventsResponse,
+} from "../../gen/tidemark/v1/box.ts";
+import { exactNumber, type ProcessFacts, toBox, toEvent, toFinding, toScrubResponse } from "../convert.ts";
 import { serverStream, unary } from "../handlers.ts";
 import type { ServiceParts } from "./parts.ts";
 
@@ -24,5 +30,8 @@ export function boxService(parts: ServiceParts, processFacts: () => ProcessFacts
         }
       },
     ),
+    scrub: serverStream(log, async function* ({ volume }: ScrubRequest, signal): AsyncGenerator<ScrubResponse> {
+      for await (const progress of box.scrubs.run(volume, signal)) yield toScrubResponse(progress);
+    }),
   };
 }

@@ -37,6 +37,12 @@ export function volumeService(parts: ServiceParts): VolumeServiceServer {
       },
       (view: VolumeView) => ({ volume: toVolume(view) }),
     ),
+    reopenVolume: mutation(
+      parts,
+      methods.reopenVolume,
+      async ({ name }, record) => parts.box.reopenVolume(name, record),
+      (view: VolumeView) => ({ volume: toVolume(view) }),
+    ),
     deleteVolume: mutation(
       parts,
       methods.deleteVolume,

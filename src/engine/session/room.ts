@@ -1,0 +1,19 @@
+/** Whether the volumes of a point have room for more sessions. */
+import { TidemarkError } from "../../base/errors.ts";
+import { SESSIONS_PER_VOLUME_MAX } from "../../base/limits.ts";
+import type { VolumeSet } from "../volume/volume-set.ts";
+import type { PointMember } from "./point.ts";
+
+/** The superblock of a volume names the epochs that its sessions hold. LIMIT_EXCEEDED. */
+export function requireRoom(volumes: VolumeSet, members: readonly PointMember[]): void {
+  for (const member of members)
+    for (const { volumeUid, name } of [member.source, member.destination]) {
+      const volume = volumes.require(volumeUid);
+      const added = members.filter((one) => [one.source.volumeUid, one.destination.volumeUid].includes(volumeUid));
+      if (volume.leaving.length + volume.entering.length + added.length <= SESSIONS_PER_VOLUME_MAX) continue;
+      throw new TidemarkError("LIMIT_EXCEEDED", {
+        message: `${name} would have more than ${SESSIONS_PER_VOLUME_MAX} copy sessions`,
+        hint: "cancel sessions of this volume that are not needed",
+      });
+    }
+}

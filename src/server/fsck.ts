@@ -1,0 +1,154 @@
+/**
+ * fsck: the data directory of a box that does not run, looked at as a whole, and repaired if that is asked for.
+ *
+ * Role: the second composition root beside daemon.ts: builds store and engine files for a check instead of a daemon.
+ * Invariants:
+ *   1. The directory is locked meanwhile, so no daemon uses it.
+ *   2. Without `repair` nothing in it changes but the text of LOCK: LevelDB, which writes whenever it is opened, is opened
+ *      in a copy elsewhere.
+ *   3. A repair is made only when the rows say which volumes are registered, and only when a start would be possible.
+ */
+import { cp, mkdtemp, rm, stat } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { asTidemarkError } from "../base/errors.ts";
+import { type CheckedRows, checkCopies, checkRows, DATABASE_PATH, inDataDirectory } from "../domain/row-checks.ts";
+import { checkState, type StateCheck } from "../engine/check/check-state.ts";
+import { findingOf } from "../engine/check/finding.ts";
+import { isRepairable, repairState } from "../engine/check/repair.ts";
+import { native } from "../engine/device/native.ts";
+import { systemStateFiles } from "../engine/durable/system-state-files.ts";
+import type { MetadataFinding } from "../engine/engine-api.ts";
+import { openLevelStore } from "../store/leveldb/leveldb.ts";
+import { lockStateDirectory, type StateDirectory } from "./state-directory.ts";
+
+export interface FsckFinding {
+  /** Its path is relative to the data directory. */
+  readonly finding: MetadataFinding;
+  readonly state: "repaired" | "left";
+}
+
+export interface FsckReport {
+  readonly directory: string;
+  readonly findings: readonly FsckFinding[];
+  /** Findings beyond the bound of what is kept. */
+  readonly omitted: number;
+  readonly files: number;
+  readonly bytes: number;
+  /** What a repair had to say of what could not be kept. */
+  readonly said: readonly string[];
+  /** Why nothing was repaired although that was asked for. */
+  readonly refusal: string | undefined;
+}
+
+/** STATE_DIRECTORY_LOCKED, STATE_DIRECTORY_INVALID, and what the disk throws. */
+export async function fsck(dataDirectory: string, action: "look" | "repair"): Promise<FsckReport> {
+  const directory = await lockStateDirectory(dataDirectory, native?.lockExclusiveAsync);
+  try {
+    const rows = await readDatabase(directory);
+    const before = await lookAt(directory, rows);
+    if (action === "look") return reportOf(directory, rows, before, { said: [], refusal: undefined });
+    const refusal = refusalOf(rows, before);
+    if (refusal !== undefined || !before.findings.some(({ repairable }) => repairable))
+      return reportOf(directory, rows, before, { said: [], refusal });
+    const { said, after } = await repairState(systemStateFiles(directory.engine), rows.volumes ?? []);
+    return reportOf(directory, rows, before, { said, refusal: undefined }, after);
+  } finally {
+    await directory.release();
+  }
+}
+
+/** The state directory; one that is not there is a finding, too. */
+async function lookAt(directory: StateDirectory, rows: CheckedRows): Promise<StateCheck> {
+  try {
+    return await checkState(systemStateFiles(directory.engine), rows.volumes);
+  } catch (error) {
+    const context = {
+      path: "",
+      subject: "",
+      cost: "all copies, and what they track, are unknown",
+      remedy: "restore the `state` folder from where it was moved; without it every copy has to be started again",
+    };
+    const findings = [{ ...findingOf(error, context), repairable: false }];
+    return { findings, omitted: 0, files: 0, bytes: 0, sessions: [], endedIds: [] };
+  }
+}
+
+function refusalOf(rows: CheckedRows, state: StateCheck): string | undefined {
+  if (rows.volumes === undefined) return "the database does not say which volumes are registered";
+  if (rows.findings.some(({ cost }) => cost === STARTS_NOT)) return "the database has to be restored first";
+  if (state.omitted > 0) return "there are too many findings: the disk below is not to be trusted";
+  return isRepairable(state.findings) ? undefined : "a start of the box would be refused";
+}
+
+const STARTS_NOT = "the box does not start";
+
+function reportOf(
+  directory: StateDirectory,
+  rows: CheckedRows,
+  before: StateCheck,
+  repair: Pick<FsckReport, "said" | "refusal">,
+  after: StateCheck = before,
+): FsckReport {
+  const left = (finding: MetadataFinding) => after.findings.some((other) => isSame(other, finding));
+  const found = before.findings.map(
+    (finding): FsckFinding => ({ finding: inDataDirectory(finding), state: left(finding) ? "left" : "repaired" }),
+  );
+  const fresh = after.findings.filter((finding) => !before.findings.some((other) => isSame(other, finding)));
+  const ofRows = [...rows.findings, ...checkCopies(rows, after)];
+  const { files, bytes, omitted } = before;
+  return {
+    directory: directory.path,
+    findings: [
+      ...ofRows.map((finding): FsckFinding => ({ finding, state: "left" })),
+      ...found,
+      ...fresh.map((finding): FsckFinding => ({ finding: inDataDirectory(finding), state: "left" })),
+    ],
+    ...{ files, bytes, omitted, ...repair },
+  };
+}
+
+function isSame(one: MetadataFinding, other: MetadataFinding): boolean {
+  return one.path === other.path && one.kind === other.kind && one.offsetBytes === other.offsetBytes;
+}
+
+/** The rows, read from a copy. */
+async function readDatabase({ path, database, engine }: StateDirectory): Promise<CheckedRows> {
+  const nothing = { volumes: undefined, copies: undefined };
+  if (!(await exists(join(database, "CURRENT")))) {
+    if (!(await exists(join(engine, "sessions")))) return { ...nothing, findings: [], volumes: [] };
+    return { ...nothing, findings: [databaseFinding("missing", `${database} is missing or empty`)] };
+  }
+  const temporary = await mkdtemp(join(tmpdir(), "tidemark-fsck-"));
+  const copy = join(temporary, "db");
+  try {
+    await cp(database, copy, { recursive: true });
+    const store = await openLevelStore(copy);
+    try {
+      return await checkRows(store);
+    } finally {
+      await store.close();
+    }
+  } catch (error) {
+    const { code, message, detail } = asTidemarkError(error);
+    const kind = code === "SCHEMA_TOO_NEW" ? "too-new" : code === "METADATA_CORRUPT" ? "damaged" : "unreadable";
+    const told = message.replaceAll(copy, database).replaceAll(`${path}/`, "");
+    return { ...nothing, findings: [databaseFinding(kind, told, detail.hint)] };
+  } finally {
+    await rm(temporary, { recursive: true, force: true });
+  }
+}
+
+function databaseFinding(kind: MetadataFinding["kind"], message: string, hint?: string): MetadataFinding {
+  return {
+    ...{ kind, severity: "error", path: DATABASE_PATH, offsetBytes: undefined, page: undefined, subject: "", message },
+    ...{ cost: STARTS_NOT, remedy: hint ?? "restore the `db` folder from a backup", repairable: false },
+  };
+}
+
+async function exists(path: string): Promise<boolean> {
+  return stat(path).then(
+    () => true,
+    (error: NodeJS.ErrnoException) => error.code !== "ENOENT",
+  );
+}
