@@ -32,10 +32,15 @@ if (options.replay === undefined) {
       writeSync(file, text, 0);
     },
   });
-  process.send?.({ report: { ...report, blocks: coverage?.blocks ?? 0 } });
+  await tell({ report: { ...report, blocks: coverage?.blocks ?? 0 } });
 } else {
   const violations = await door.run(door.parse(readFileSync(options.replay, "utf8")));
-  process.send?.({ violations: [...violations, ...(await door.check())] });
+  await tell({ violations: [...violations, ...(await door.check())] });
 }
 await door.close();
-process.disconnect();
+// Connections that a case has left open would keep the process.
+process.exit(0);
+
+function tell(message: object): Promise<void> {
+  return new Promise((resolve) => process.send?.(message, () => resolve()));
+}
