@@ -306,8 +306,7 @@ function touch(touched: OracleSession["touched"], sides: Pair, extent: Extent): 
     for (const granule of granulesTouched(sides[side], extent)) touched[side].add(granule);
 }
 
-/** A point that is this candidate was after it began and before it was certainly replaced. Zeros are not told apart. */
+/** A point that is this candidate was after it began and before it was certainly replaced. */
 function cutOf(instant: Instant, seen: readonly Candidate[], candidate: Candidate): Candidate["cut"] {
-  if (seen.length === 1 || candidate.value === 0 || candidate.begun < 0) return undefined;
   return { instant, after: candidate.begun, before: replacedAt(seen, candidate) };
 }

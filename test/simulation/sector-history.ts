@@ -172,10 +172,11 @@ export function replacedAt(entries: readonly Candidate[], entry: Candidate): num
 
 /** One of these took effect between `begun` and `ended`; after a power loss, each of those that were possible. */
 export function oneOf(entries: readonly Candidate[], begun: number, ended: number): Candidate[] {
-  const same = (entry: Candidate) => entries.findIndex((other) => other.value === entry.value);
-  const values = entries.filter((entry, index) => same(entry) === index);
-  const [certain, choice] = values.length === 1 ? [true, 0] : [false, ended];
-  return values.map((entry) => ({ ...entry, begun, ended, certain, choice }));
+  const values = new Map<number, Candidate>();
+  // Which of two with the same value it was nobody can tell.
+  for (const entry of entries) values.set(entry.value, values.has(entry.value) ? { ...entry, cut: undefined } : entry);
+  const [certain, choice] = values.size === 1 ? [true, 0] : [false, ended];
+  return [...values.values()].map((entry) => ({ ...entry, begun, ended, certain, choice }));
 }
 
 /** If it is this candidate, its point was between the writes around it: false when it cannot have been. */
