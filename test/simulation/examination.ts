@@ -6,8 +6,9 @@
  */
 import type { EngineFound, SessionStatus } from "../../src/engine/engine-api.ts";
 import { uidOf } from "./box.ts";
+import { SECTORS_A_GRANULE, type SessionFacts, type Side } from "./facts.ts";
 import type { Operator } from "./operator.ts";
-import { type OracleSession, SECTORS_A_GRANULE, type SessionFacts } from "./oracle.ts";
+import type { OracleSession } from "./oracle.ts";
 import { factsOf, SECTOR_BYTES, type Stage } from "./stage.ts";
 
 const GRANULE_BYTES = SECTORS_A_GRANULE * SECTOR_BYTES;
@@ -133,7 +134,7 @@ export class Examination {
     const { oracle, box } = this.#stage;
     const known = oracle.sessions.get(status.id);
     if (!status.tracking || status.phase === "failed" || known?.generation !== status.generation) return;
-    const changed = (side: "source" | "destination") => {
+    const changed = (side: Side) => {
       const extent = status[side];
       if (!this.#online.has(extent.volumeUid)) return undefined;
       const granules = new Set<number>();
@@ -144,8 +145,10 @@ export class Examination {
           granules.add(Math.floor(at / GRANULE_BYTES));
       return granules;
     };
+    // A write lies in two regions at most, and has both hot however few slots there are.
+    const hotRegionsMax = Math.max(2, this.#stage.world.slots);
     if (!this.#stage.judge.had("state-damage"))
-      oracle.checkMaps(status.id, { source: changed("source"), destination: changed("destination") });
+      oracle.checkMaps(status.id, { source: changed("source"), destination: changed("destination") }, hotRegionsMax);
   }
 
   async allMaps(): Promise<void> {

@@ -1,6 +1,6 @@
 /** What hosts do to the volumes: writing, zeroing, trimming, reading, flushing. Each write has stamps of its own. */
-import { type Extent, SECTORS_A_GRANULE } from "./oracle.ts";
-import { overlaps, SECTOR_BYTES, type Stage } from "./stage.ts";
+import { type Extent, granuleOf, overlaps } from "./facts.ts";
+import { SECTOR_BYTES, type Stage } from "./stage.ts";
 import { fillStamps, readStamps } from "./virtual-disk.ts";
 
 export class Host {
@@ -103,5 +103,5 @@ export class Host {
 }
 
 function describe({ volume, first, count }: Extent): string {
-  return `volume ${volume} sectors ${first}+${count} (granule ${Math.floor(first / SECTORS_A_GRANULE)})`;
+  return `volume ${volume} sectors ${first}+${count} (granule ${granuleOf(first)})`;
 }

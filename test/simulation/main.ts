@@ -6,7 +6,7 @@
 import { fileURLToPath } from "node:url";
 import { INVARIANTS } from "./invariants.ts";
 import type { Failure, Report } from "./messages.ts";
-import { plantMutant } from "./mutant-tree.ts";
+import { plantMutant, removePlantedMutants } from "./mutant-tree.ts";
 import { MUTANTS, type Mutant } from "./mutants.ts";
 import { parseOptions, type SimulationOptions, SimulationUsage, USAGE } from "./options.ts";
 import { runPool } from "./pool.ts";
@@ -14,6 +14,12 @@ import { runPool } from "./pool.ts";
 const ROOT = fileURLToPath(new URL("../../", import.meta.url));
 const PROGRESS_EVERY_MS = 10_000;
 const FAILURES_SHOWN = 20;
+
+for (const signal of ["SIGINT", "SIGTERM", "SIGHUP"] as const)
+  process.once(signal, () => {
+    removePlantedMutants();
+    process.exit(130);
+  });
 
 process.exitCode = await main();
 

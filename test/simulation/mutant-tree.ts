@@ -3,6 +3,7 @@
  *
  * Only the workers run there. What the copy needs besides is linked: dependencies, and the built kernels.
  */
+import { rmSync } from "node:fs";
 import { cp, mkdir, mkdtemp, readFile, rm, symlink, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { dirname, join } from "node:path";
@@ -18,25 +19,43 @@ export interface MutantTree {
   remove(): Promise<void>;
 }
 
+const planted = new Set<string>();
+
 /** Throws when a text of the mutant is not found exactly once. */
 export async function plantMutant(mutant: Mutant): Promise<MutantTree> {
   const directory = await mkdtemp(join(tmpdir(), "tidemark-mutant-"));
-  const remove = () => rm(directory, { recursive: true, force: true });
+  planted.add(directory);
+  const remove = async () => {
+    await rm(directory, { recursive: true, force: true });
+    planted.delete(directory);
+  };
   try {
     for (const path of COPIED) {
       await mkdir(dirname(join(directory, path)), { recursive: true });
       await cp(join(ROOT, path), join(directory, path), { recursive: true });
     }
     for (const path of LINKED) await symlink(join(ROOT, path), join(directory, path));
-    for (const { file, find, put } of mutant.edits) {
-      const text = await readFile(join(directory, file), "utf8");
-      await writeFile(join(directory, file), replaceOnce(text, find, put, `${mutant.name}: ${file}`));
-    }
+    for (const [file, text] of await mutatedFiles(mutant)) await writeFile(join(directory, file), text);
     return { directory, remove };
   } catch (error) {
     await remove();
     throw error;
   }
+}
+
+/** When the process has to end at once. */
+export function removePlantedMutants(): void {
+  for (const directory of planted) rmSync(directory, { recursive: true, force: true });
+}
+
+/** The files that a mutant changes, as it has them. Throws when a text of it is not found exactly once. */
+export async function mutatedFiles(mutant: Mutant): Promise<ReadonlyMap<string, string>> {
+  const texts = new Map<string, string>();
+  for (const { file, find, put } of mutant.edits) {
+    const text = texts.get(file) ?? (await readFile(join(ROOT, file), "utf8"));
+    texts.set(file, replaceOnce(text, find, put, `${mutant.name}: ${file}`));
+  }
+  return texts;
 }
 
 function replaceOnce(text: string, find: string, put: string, where: string): string {

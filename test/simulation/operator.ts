@@ -4,8 +4,9 @@
  */
 import type { EngineEvent, SessionStatus, StartRequest } from "../../src/engine/engine-api.ts";
 import { uidOf } from "./box.ts";
-import type { Extent, OracleSession, PointAsked, SessionFacts } from "./oracle.ts";
-import { factsOf, overlaps, type Stage } from "./stage.ts";
+import { type Extent, overlaps, type SessionFacts, type Side } from "./facts.ts";
+import type { OracleSession, PointAsked } from "./oracle.ts";
+import { factsOf, type Stage } from "./stage.ts";
 import type { MemberStep } from "./workload.ts";
 
 /** A point that was asked for, and which new sessions it may make. */
@@ -248,6 +249,6 @@ function without(extent: Extent, other: Extent): Extent[] {
   return parts.filter((part) => part.count > 0);
 }
 
-function granulesOf(_: OracleSession, ofSide: (side: "source" | "destination") => number[]): Set<number> {
+function granulesOf(_: OracleSession, ofSide: (side: Side) => number[]): Set<number> {
   return new Set([...ofSide("source"), ...ofSide("destination")]);
 }

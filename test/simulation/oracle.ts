@@ -6,43 +6,24 @@
  * its generation, its phase, and the granules that may differ since its point.
  * Violations are reported by the number of the invariant (invariants.ts).
  */
-import type { InvariantNumber } from "./invariants.ts";
-import { ANYTHING, afterPowerLoss, type Candidate, type Instant, replacedAt, SectorHistory } from "./sector-history.ts";
 
-export const SECTORS_A_GRANULE = 16;
-const SECTORS_A_REGION = 8192;
+import type { Extent, SessionFacts, Side } from "./facts.ts";
+import { endOf, granuleOf, granulesTouched, regionOf, sectorOf } from "./facts.ts";
+import type { InvariantNumber } from "./invariants.ts";
+import { ANYTHING, type Candidate, type Instant, oneOf, replacedAt, SectorHistory } from "./sector-history.ts";
+
 /** The content at the point is not known to the sector. */
 const UNCERTAIN = -3;
-
-/** Sectors of a volume. */
-export interface Extent {
-  readonly volume: number;
-  readonly first: number;
-  readonly count: number;
-}
-
-export interface SessionFacts {
-  readonly id: string;
-  readonly source: Extent;
-  readonly destination: Extent;
-  readonly kind: string;
-  readonly phase: string;
-  readonly tracking: boolean;
-  readonly pace: number;
-  readonly generation: number;
-  readonly reason: string;
-  readonly plannedGranules: number;
-}
 
 export interface OracleSession extends SessionFacts {
   /** What was at the source at the point. */
   readonly atPoint: Int32Array;
   /** Granules that may have changed since the point, by side. */
-  readonly touched: { readonly source: Set<number>; readonly destination: Set<number> };
+  readonly touched: Readonly<Record<Side, Set<number>>>;
   /** Everything is at the destination, as far as anybody was told. */
   complete: boolean;
-  /** The process has ended without a clean stop since the point. */
-  unclean: boolean;
+  /** How often since the point the process has ended without a clean stop, or a device has lost something. */
+  unclean: number;
 }
 
 interface Write {
@@ -58,22 +39,29 @@ interface Read {
   passedPoint: boolean;
 }
 
+type Pair = Readonly<Record<Side, Extent>>;
+
 /** A point that was asked for and not yet answered. */
 export interface PointAsked {
   readonly begun: number;
-  readonly members: readonly { readonly source: Extent; readonly destination: Extent }[];
+  readonly members: readonly Pair[];
   readonly instant: Instant;
   /** What the sectors would be if it had happened, kept over the end of the process. */
-  fired: { readonly atPoint: Int32Array; readonly sectors: Map<number, Candidate[]> }[] | undefined;
+  fired: Copied[] | undefined;
 }
 
-type Report = (invariant: InvariantNumber, message: string) => void;
+/** What a point makes of a destination. */
+interface Copied {
+  readonly atPoint: Int32Array;
+  readonly sectors: Map<number, Candidate[]>;
+}
 
 export class Oracle {
   readonly volumes: readonly SectorHistory[];
   readonly sessions = new Map<string, OracleSession>();
-  lastCrash: "none" | "kill" | "power" = "none";
-  readonly #report: Report;
+  /** What is broken when something of a host is missing: depends on the last end of a process. */
+  #ofHosts: InvariantNumber = 4;
+  readonly #report: (invariant: InvariantNumber, message: string) => void;
   /** How a sector came by its content: 0 by a host, else by a point of this invariant's kind. */
   readonly #origin: readonly Uint8Array[];
   readonly #everWritten: readonly Set<number>[];
@@ -81,7 +69,7 @@ export class Oracle {
   readonly #reads = new Set<Read>();
   #now = 1;
 
-  constructor(volumeSectors: readonly number[], report: Report) {
+  constructor(volumeSectors: readonly number[], report: (invariant: InvariantNumber, message: string) => void) {
     this.volumes = volumeSectors.map((sectors) => new SectorHistory(sectors));
     this.#origin = volumeSectors.map((sectors) => new Uint8Array(sectors));
     this.#everWritten = volumeSectors.map(() => new Set());
@@ -95,8 +83,6 @@ export class Oracle {
   #volume(index: number): SectorHistory {
     return this.volumes[index] as SectorHistory;
   }
-
-  // --- hosts -------------------------------------------------------------------------------------------------------------
 
   beginWrite(extent: Extent, valueAt: (index: number) => number): Write {
     const begun = this.moment();
@@ -152,37 +138,24 @@ export class Oracle {
     const verdict = history.observe(sector, value, from, to);
     if (verdict === "possible") return;
     const wanted = history.visible(sector, from, to).map((candidate) => candidate.value);
-    const where = `volume ${volume} sector ${sector} (granule ${Math.floor(sector / SECTORS_A_GRANULE)})`;
-    if (verdict === "not one instant")
-      this.#report(42, `${where} holds ${value}, which is of another instant than the rest`);
-    else
-      this.#report(
-        blame ?? this.#blame(volume, sector, value),
-        `${where} holds ${value}, expected ${wanted.join(" or ")}`,
-      );
+    const invariant = verdict === "not one instant" ? 42 : (blame ?? this.#blame(volume, sector, value));
+    const where = `volume ${volume} sector ${sector} (granule ${granuleOf(sector)})`;
+    this.#report(invariant, `${where} holds ${value}, ${verdict}, expected ${wanted.join(" or ")}`);
   }
 
   #blame(volume: number, sector: number, value: number): InvariantNumber {
-    if (value < ANYTHING) return 3;
-    const origin = this.#origin[volume]?.[sector] ?? 0;
-    if (origin > 0) return origin as InvariantNumber;
-    return this.lastCrash === "power" ? 1 : this.lastCrash === "kill" ? 2 : 4;
+    const origin = (this.#origin[volume]?.[sector] ?? 0) as InvariantNumber | 0;
+    return value < ANYTHING ? 3 : origin || this.#ofHosts;
   }
 
   #touch(extent: Extent, except?: string): void {
-    const regions = this.#everWritten[extent.volume];
-    for (let sector = extent.first; sector < endOf(extent); sector++)
-      regions?.add(Math.floor(sector / SECTORS_A_REGION));
-    for (const session of this.sessions.values())
-      if (session.id !== except)
-        for (const side of ["source", "destination"] as const)
-          addGranules(session.touched[side], session[side], extent);
+    for (let region = regionOf(extent.first); region <= regionOf(endOf(extent) - 1); region++)
+      this.#everWritten[extent.volume]?.add(region);
+    for (const session of this.sessions.values()) if (session.id !== except) touch(session.touched, session, extent);
   }
 
-  // --- points ------------------------------------------------------------------------------------------------------------
-
   /** At most one point may be asked for at a time. */
-  askPoint(members: readonly { readonly source: Extent; readonly destination: Extent }[]): PointAsked {
+  askPoint(members: readonly Pair[]): PointAsked {
     this.#writes = this.#writes.filter((write) => write.ended === Number.POSITIVE_INFINITY);
     const begun = this.moment();
     return { begun, members, instant: { after: 0, before: Number.POSITIVE_INFINITY }, fired: undefined };
@@ -207,21 +180,14 @@ export class Oracle {
 
   #firedSession(point: PointAsked, facts: SessionFacts, atPoint: Int32Array): void {
     const touched = { source: new Set<number>(), destination: new Set<number>() };
-    for (const { extent, ended } of this.#writes)
-      if (ended > point.begun)
-        for (const side of ["source", "destination"] as const) addGranules(touched[side], facts[side], extent);
+    for (const { extent, ended } of this.#writes) if (ended > point.begun) touch(touched, facts, extent);
     this.#touch({ ...facts.destination, count: facts.source.count }, facts.id);
-    const unclean = point.fired !== undefined;
+    const unclean = point.fired ? 1 : 0;
     this.sessions.set(facts.id, { ...facts, atPoint, touched, complete: facts.phase === "tracking", unclean });
   }
 
   /** What the destination's sectors become if the point happens between `point.begun` and now. */
-  #copied(
-    point: PointAsked,
-    { source, destination }: { readonly source: Extent; readonly destination: Extent },
-    now: number,
-    state: "alive" | "kill" | "power",
-  ): { atPoint: Int32Array; sectors: Map<number, Candidate[]> } {
+  #copied(point: PointAsked, { source, destination }: Pair, now: number, state: "alive" | "kill" | "power"): Copied {
     const sectors = new Map<number, Candidate[]>();
     const from = this.#volume(source.volume);
     const to = this.#volume(destination.volume);
@@ -234,12 +200,11 @@ export class Oracle {
       atPoint[sector - destination.first] = seen.length === 1 ? (seen[0] as Candidate).value : UNCERTAIN;
       const cuts = seen.map((candidate) => ({ ...candidate, cut: cutOf(point.instant, seen, candidate) }));
       const entries = to.replacement(sector, cuts, point.begun, now);
-      sectors.set(sector, state === "power" ? afterPowerLoss(entries, now) : entries.map(cutOffAt(now, state)));
+      if (state === "kill") for (const entry of entries) entry.ended = Math.min(entry.ended, now);
+      sectors.set(sector, state === "power" ? oneOf(entries, now, now) : entries);
     }
     return { atPoint, sectors };
   }
-
-  // --- sessions ----------------------------------------------------------------------------------------------------------
 
   /** Something was told about a session that is known. */
   told(facts: SessionFacts): void {
@@ -254,10 +219,9 @@ export class Oracle {
 
   /** The session is found failed because its files are damaged, and is at a point of no meaning. */
   damaged(facts: SessionFacts): void {
-    const known = this.sessions.get(facts.id);
-    const atPoint = known?.atPoint ?? new Int32Array(facts.source.count).fill(UNCERTAIN);
-    const touched = known?.touched ?? { source: new Set<number>(), destination: new Set<number>() };
-    this.sessions.set(facts.id, { ...facts, atPoint, touched, complete: false, unclean: true });
+    const atPoint = new Int32Array(facts.source.count).fill(UNCERTAIN);
+    const touched = { source: new Set<number>(), destination: new Set<number>() };
+    this.sessions.set(facts.id, { ...facts, atPoint, touched, complete: false, unclean: 1 });
   }
 
   /** The session is over; if its destination is not usable, nobody promises anything where `unsure` says so. */
@@ -276,31 +240,25 @@ export class Oracle {
 
   /**
    * What the maps say has changed since the point, by side, must have all that differs, and nothing that nobody touched but
-   * in regions that were hot when the process ended.
+   * in so many regions as may have been hot at each unclean end.
    */
-  checkMaps(id: string, changed: Readonly<Record<"source" | "destination", Set<number> | undefined>>): void {
+  checkMaps(id: string, changed: Readonly<Record<Side, Set<number> | undefined>>, hotRegionsMax: number): void {
     const session = this.sessions.get(id);
-    if (!session) return;
     for (const side of ["source", "destination"] as const) {
       const map = changed[side];
-      if (!map) continue;
+      if (!map || !session) continue;
       const missing = this.differing(session, side).filter((granule) => !map.has(granule));
       if (missing.length > 0) this.#report(7, `${id}: the ${side}'s map lacks granules ${missing.join(", ")}`);
       const extra = [...map].filter((granule) => !session.touched[side].has(granule));
-      if (extra.length === 0) continue;
-      const cold = extra.filter((granule) => !this.#wasHot(session[side], granule));
-      if (!session.unclean) this.#report(8, `${id}: the ${side}'s map has ${extra.join(", ")}, which nobody touched`);
-      else if (cold.length > 0) this.#report(8, `${id}: the ${side}'s map has ${cold.join(", ")} in regions never hot`);
+      const regions = new Set(extra.map((granule) => regionOf(session[side].first + sectorOf(granule))));
+      const cold = [...regions].some((region) => !this.#everWritten[session[side].volume]?.has(region));
+      if (cold || regions.size > session.unclean * hotRegionsMax)
+        this.#report(8, `${id}: the ${side}'s map has granules ${extra.join(", ")}, which nobody touched`);
     }
   }
 
-  #wasHot(extent: Extent, granule: number): boolean {
-    const region = Math.floor((extent.first + granule * SECTORS_A_GRANULE) / SECTORS_A_REGION);
-    return this.#everWritten[extent.volume]?.has(region) ?? false;
-  }
-
   /** Granules whose content certainly differs from that of the point. */
-  differing(session: OracleSession, side: "source" | "destination"): number[] {
+  differing(session: OracleSession, side: Side): number[] {
     const { volume, first } = session[side];
     const history = this.#volume(volume);
     const now = this.moment();
@@ -311,43 +269,29 @@ export class Oracle {
       return seen.every(({ value }) => value !== was && value !== ANYTHING);
     };
     return [...session.touched[side]].filter((granule) => {
-      for (let index = granule * SECTORS_A_GRANULE; index < (granule + 1) * SECTORS_A_GRANULE; index++)
-        if (sectorDiffers(index)) return true;
+      for (let index = sectorOf(granule); index < sectorOf(granule + 1); index++) if (sectorDiffers(index)) return true;
       return false;
     });
   }
 
-  // --- the end of a process ------------------------------------------------------------------------------------------------
-
   crash(kind: "kill" | "power", asked: PointAsked | undefined): void {
     const now = this.moment();
-    if (asked && !asked.fired) asked.fired = asked.members.map((member) => this.#copied(asked, member, now, kind));
-    else if (asked?.fired && kind === "power") this.#loseFired(asked.fired, now);
-    for (const history of this.volumes) {
-      if (kind === "power") history.losePower(now);
-      else history.cutOff(now);
-    }
-    this.#processEnded();
-    this.lastCrash = kind;
-  }
-
-  /** The power failed again before anybody could see whether the point had happened. */
-  #loseFired(fired: NonNullable<PointAsked["fired"]>, now: number): void {
-    for (const { sectors } of fired)
-      for (const [sector, entries] of sectors) sectors.set(sector, afterPowerLoss(entries, now));
+    // It may fail again before anybody could see whether the point had happened.
+    for (const { sectors } of kind === "power" ? (asked?.fired ?? []) : [])
+      for (const [sector, entries] of sectors) sectors.set(sector, oneOf(entries, now, now));
+    if (asked) asked.fired ??= asked.members.map((member) => this.#copied(asked, member, now, kind));
+    for (const history of this.volumes) history[kind === "power" ? "losePower" : "cutOff"](now);
+    for (const session of this.sessions.values()) session.unclean++;
+    for (const write of this.#writes) write.ended = Math.min(write.ended, now);
+    this.#reads.clear();
+    this.#ofHosts = kind === "power" ? 1 : 2;
   }
 
   /** A device lost what was not flushed; the box goes on. */
   deviceLost(volume: number): void {
     this.#volume(volume).losePower(this.moment());
     for (const session of this.sessions.values())
-      if (session.source.volume === volume || session.destination.volume === volume) session.unclean = true;
-  }
-
-  #processEnded(): void {
-    this.#reads.clear();
-    for (const session of this.sessions.values()) session.unclean = true;
-    for (const write of this.#writes) write.ended = Math.min(write.ended, this.#now);
+      if (session.source.volume === volume || session.destination.volume === volume) session.unclean++;
   }
 }
 
@@ -357,30 +301,12 @@ const LEGAL: Readonly<Record<string, readonly string[]>> = {
   failed: [],
 };
 
-function endOf(extent: Extent): number {
-  return extent.first + extent.count;
+function touch(touched: OracleSession["touched"], sides: Pair, extent: Extent): void {
+  for (const side of ["source", "destination"] as const)
+    for (const granule of granulesTouched(sides[side], extent)) touched[side].add(granule);
 }
 
-/** Granules of `side` that `extent` touches. */
-function addGranules(into: Set<number>, side: Extent, extent: Extent): void {
-  if (side.volume !== extent.volume) return;
-  const from = Math.max(side.first, extent.first);
-  const to = Math.min(endOf(side), endOf(extent));
-  // Maps have whole granules of the volume: the last one of a session may end behind it.
-  const last = Math.ceil(endOf(side) / SECTORS_A_GRANULE) * SECTORS_A_GRANULE;
-  const begin = from < to ? from : extent.first >= endOf(side) && extent.first < last ? extent.first : undefined;
-  if (begin === undefined) return;
-  const end = Math.max(begin + 1, Math.min(endOf(extent), last));
-  for (let sector = begin; sector < end; sector++) into.add(Math.floor((sector - side.first) / SECTORS_A_GRANULE));
-}
-
-/** A point that is this candidate was after it began and before it was certainly replaced. Zeros are not told apart. */
+/** A point that is this candidate was after it began and before it was certainly replaced. */
 function cutOf(instant: Instant, seen: readonly Candidate[], candidate: Candidate): Candidate["cut"] {
-  if (seen.length === 1 || candidate.value === 0 || candidate.begun < 0) return undefined;
   return { instant, after: candidate.begun, before: replacedAt(seen, candidate) };
-}
-
-function cutOffAt(now: number, state: "alive" | "kill" | "power"): (entry: Candidate) => Candidate {
-  if (state === "alive") return (entry) => entry;
-  return (entry) => (entry.ended === Number.POSITIVE_INFINITY ? { ...entry, ended: now } : entry);
 }

@@ -29,10 +29,8 @@ export interface Instant {
   before: number;
 }
 
-export interface Cut {
+export interface Cut extends Readonly<Instant> {
   readonly instant: Instant;
-  readonly after: number;
-  readonly before: number;
 }
 
 export type Verdict = "possible" | "impossible" | "not one instant";
@@ -63,12 +61,8 @@ export class SectorHistory {
 
   /** A write begins; end it with `end`. */
   begin(sector: number, value: number, now: number): Candidate {
-    const candidate: Candidate = {
-      ...settledCandidate(value),
-      begun: now,
-      ended: Number.POSITIVE_INFINITY,
-      certain: false,
-    };
+    const ended = Number.POSITIVE_INFINITY;
+    const candidate: Candidate = { ...settledCandidate(value), begun: now, ended, certain: false };
     this.#entries(sector).push(candidate);
     return candidate;
   }
@@ -80,30 +74,28 @@ export class SectorHistory {
 
   /** The process ended: what was under way may have happened or not. */
   cutOff(now: number): void {
-    for (const entries of this.#open.values())
-      for (const entry of entries) if (entry.ended === Number.POSITIVE_INFINITY) entry.ended = now;
+    for (const entries of this.#open.values()) for (const entry of entries) entry.ended = Math.min(entry.ended, now);
   }
 
   /** What was not flushed may be there or not, each sector on its own. */
   losePower(now: number): void {
     this.cutOff(now);
-    for (const [sector, entries] of this.#open) this.#settleOrKeep(sector, afterPowerLoss(entries, now));
+    for (const [sector, entries] of this.#open) this.adopt(sector, oneOf(entries, now, now));
   }
 
   /** A flush that began at `begun` has ended well. */
   flushed(begun: number): void {
-    for (const [sector, entries] of this.#open)
-      this.#settleOrKeep(
-        sector,
-        entries.filter((entry) => !replaced(entries, entry, begun)),
-      );
+    for (const [sector, entries] of this.#open) {
+      const left = entries.filter((entry) => replacedAt(entries, entry) >= begun);
+      if (left.length < entries.length) this.adopt(sector, left);
+    }
   }
 
   /** Values that a look between `from` and `to` may find. */
   visible(sector: number, from: number, to: number): readonly Candidate[] {
     const entries = this.#open.get(sector);
     if (!entries) return [settledCandidate(this.settled[sector] as number)];
-    return entries.filter((entry) => entry.begun < to && !replaced(entries, entry, from));
+    return entries.filter((entry) => entry.begun < to && replacedAt(entries, entry) >= from);
   }
 
   /** `value` was found by a look between `from` and `to`. What is known then is remembered. */
@@ -120,7 +112,10 @@ export class SectorHistory {
     if (!narrow(found)) return "not one instant";
     const others = seen.filter((entry) => entry !== found);
     if (found.value === ANYTHING) {
-      if (!others.some((entry) => entry.certain)) this.#resolveAnything(sector, found, value, to);
+      // Seen now, but after a power loss it may be anything else.
+      const shown = { ...settledCandidate(value), begun: to, ended: to };
+      const before = { ...found, begun: to - 1, ended: to - 1 };
+      if (!others.some((entry) => entry.certain)) this.#open.set(sector, [before, shown]);
       return "possible";
     }
     // What is not shown has not happened, or has been overwritten by what is, and may come back after a power loss.
@@ -128,33 +123,24 @@ export class SectorHistory {
     const kept = others.filter((entry) => !gone.includes(entry));
     Object.assign(found, { certain: true, choice: 0 });
     if (kept.some((entry) => found.begun <= entry.ended)) Object.assign(found, { begun: from, ended: to });
-    this.#settleOrKeep(
-      sector,
-      entries.filter((entry) => !gone.includes(entry)),
-    );
+    const left = entries.filter((entry) => !gone.includes(entry));
+    this.adopt(sector, left);
     return "possible";
   }
 
-  /** Seen now, but after a power loss it may be anything else. */
-  #resolveAnything(sector: number, found: Candidate, value: number, now: number): void {
-    const shown = { ...settledCandidate(value), begun: now, ended: now };
-    this.#open.set(sector, [{ ...found, begun: now - 1, ended: now - 1 }, shown]);
-  }
-
-  /** A point put one of `candidates` here, durably, between `begun` and `ended`; what came before cannot come back. */
-  replace(sector: number, candidates: readonly Candidate[], begun: number, ended: number): void {
-    this.adopt(sector, this.replacement(sector, candidates, begun, ended));
-  }
-
-  /** What `replace` would leave. */
+  /** What is left when a point put one of `candidates` here, durably, in that time: what came before cannot come back. */
   replacement(sector: number, candidates: readonly Candidate[], begun: number, ended: number): Candidate[] {
     const concurrent = (this.#open.get(sector) ?? []).filter((entry) => entry.ended > begun);
     return [...oneOf(candidates, begun, ended), ...concurrent];
   }
 
   /** From now on these, and nothing else, are possible. */
-  adopt(sector: number, entries: readonly Candidate[]): void {
-    this.#settleOrKeep(sector, [...entries]);
+  adopt(sector: number, entries: Candidate[]): void {
+    const [only] = entries;
+    this.#open.set(sector, entries);
+    if (only === undefined || entries.length > 1 || only.ended === Number.POSITIVE_INFINITY) return;
+    this.settled[sector] = only.value;
+    this.#open.delete(sector);
   }
 
   /** The value may be anything, now and after a power loss. */
@@ -171,25 +157,10 @@ export class SectorHistory {
     this.#open.set(sector, fresh);
     return fresh;
   }
-
-  #settleOrKeep(sector: number, entries: Candidate[]): void {
-    const only = entries.length === 1 ? (entries[0] as Candidate) : undefined;
-    if (only === undefined || only.ended === Number.POSITIVE_INFINITY) {
-      this.#open.set(sector, entries);
-      return;
-    }
-    this.settled[sector] = only.value;
-    this.#open.delete(sector);
-  }
 }
 
 function settledCandidate(value: number): Candidate {
   return { value, begun: -1, ended: -1, certain: true, choice: 0, cut: undefined };
-}
-
-/** Another write has certainly come after it, and had ended before `before`. */
-function replaced(entries: readonly Candidate[], entry: Candidate, before: number): boolean {
-  return entries.some((other) => other.certain && other.begun > entry.ended && other.ended < before);
 }
 
 /** When a certain write ended that came after it. */
@@ -199,20 +170,13 @@ export function replacedAt(entries: readonly Candidate[], entry: Candidate): num
   return at;
 }
 
-/** Each of them alone is what the sector may hold. */
-export function afterPowerLoss(entries: readonly Candidate[], now: number): Candidate[] {
-  return oneOf(entries, now, now);
-}
-
-/** One of these took effect between `begun` and `ended`. */
-function oneOf(entries: readonly Candidate[], begun: number, ended: number): Candidate[] {
-  const values = distinct(entries);
-  const [certain, choice] = values.length === 1 ? [true, 0] : [false, ended];
-  return values.map((entry) => ({ ...entry, begun, ended, certain, choice }));
-}
-
-function distinct(entries: readonly Candidate[]): Candidate[] {
-  return entries.filter((entry, index) => entries.findIndex((other) => other.value === entry.value) === index);
+/** One of these took effect between `begun` and `ended`; after a power loss, each of those that were possible. */
+export function oneOf(entries: readonly Candidate[], begun: number, ended: number): Candidate[] {
+  const values = new Map<number, Candidate>();
+  // Which of two with the same value it was nobody can tell.
+  for (const entry of entries) values.set(entry.value, values.has(entry.value) ? { ...entry, cut: undefined } : entry);
+  const [certain, choice] = values.size === 1 ? [true, 0] : [false, ended];
+  return [...values.values()].map((entry) => ({ ...entry, begun, ended, certain, choice }));
 }
 
 /** If it is this candidate, its point was between the writes around it: false when it cannot have been. */

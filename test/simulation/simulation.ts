@@ -7,9 +7,9 @@
 import type { EngineFound } from "../../src/engine/engine-api.ts";
 import { type Core, instantiateCore, loadCore } from "../../src/engine/map/core.ts";
 import { Examination } from "./examination.ts";
+import { type Extent, SECTORS_A_GRANULE } from "./facts.ts";
 import { Host } from "./host.ts";
 import { Operator } from "./operator.ts";
-import { type Extent, SECTORS_A_GRANULE } from "./oracle.ts";
 import { Stage, type Violation } from "./stage.ts";
 import type { Action, FaultAction, Step } from "./workload.ts";
 import type { World } from "./world.ts";

@@ -5,9 +5,10 @@ import type { ExtentRef, SessionStatus } from "../../src/engine/engine-api.ts";
 import type { Core } from "../../src/engine/map/core.ts";
 import { Box, uidOf } from "./box.ts";
 import { Chance } from "./chance.ts";
+import type { Extent, SessionFacts } from "./facts.ts";
 import type { InvariantNumber } from "./invariants.ts";
 import { Judge } from "./judge.ts";
-import { type Extent, Oracle, type SessionFacts } from "./oracle.ts";
+import { Oracle } from "./oracle.ts";
 import { settle } from "./scheduler.ts";
 import { seedOf, type World } from "./world.ts";
 
@@ -120,8 +121,4 @@ export function factsOf(status: SessionStatus): SessionFacts {
   const { id, kind, phase, tracking, pace, generation, reason, plannedGranules } = status;
   const [source, destination] = [extentOf(status.source), extentOf(status.destination)];
   return { id, kind, phase, tracking, pace, generation, reason, plannedGranules, source, destination };
-}
-
-export function overlaps(one: Extent, other: Extent): boolean {
-  return one.volume === other.volume && one.first < other.first + other.count && other.first < one.first + one.count;
 }

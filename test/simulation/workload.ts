@@ -5,7 +5,7 @@
  * dropped goes on much as before.
  */
 import { type Chance, mixSeed } from "./chance.ts";
-import { type Extent, SECTORS_A_GRANULE } from "./oracle.ts";
+import { type Extent, SECTORS_A_GRANULE } from "./facts.ts";
 import type { Feature, World } from "./world.ts";
 
 export interface MemberStep {

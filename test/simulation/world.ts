@@ -5,11 +5,10 @@
  * several regions, of which only the granules around the borders of regions are used, so that regions are evicted.
  */
 import { type Chance, mixSeed } from "./chance.ts";
-import { type Extent, SECTORS_A_GRANULE } from "./oracle.ts";
+import { type Extent, SECTORS_A_GRANULE, SECTORS_A_REGION } from "./facts.ts";
 import { chooseMood, type SchedulingMood } from "./scheduler.ts";
 import type { DiskHabits } from "./virtual-disk.ts";
 
-const REGION_SECTORS = 8192;
 const VOLUMES_LEAST = 2;
 const VOLUMES_MOST = 4;
 
@@ -76,7 +75,7 @@ export function chooseWorld(seed: number, chance: Chance): World {
   const count = chance.between(VOLUMES_LEAST, VOLUMES_MOST);
   const wide = chance.happens(0.4);
   const volumes: number[] = [];
-  const base = wide ? REGION_SECTORS * chance.between(2, 4) : SECTORS_A_GRANULE * chance.between(8, 32);
+  const base = wide ? SECTORS_A_REGION * chance.between(2, 4) : SECTORS_A_GRANULE * chance.between(8, 32);
   for (let index = 0; index < count; index++) volumes.push(base + sizeChange(chance));
   const windows = volumes.map((sectors, volume) =>
     wide ? borderWindows(volume, sectors) : [{ volume, first: 0, count: sectors }],
@@ -104,7 +103,7 @@ function sizeChange(chance: Chance): number {
 function borderWindows(volume: number, sectors: number): Extent[] {
   const windows: Extent[] = [];
   const half = 4 * SECTORS_A_GRANULE;
-  for (let border = REGION_SECTORS; border <= sectors; border += REGION_SECTORS)
+  for (let border = SECTORS_A_REGION; border <= sectors; border += SECTORS_A_REGION)
     windows.push({ volume, first: border - half, count: Math.min(2 * half, sectors - border + half) });
   return windows;
 }
