@@ -20,8 +20,10 @@ try {
 function afterCommander(error: CommanderError): number {
   if (error.exitCode === EXIT_OK) return EXIT_OK;
   if (error.code === "commander.help") return EXIT_USAGE;
-  const message = error.message.replace(/^error: /, "").split("\n")[0] ?? error.message;
-  return report(new Failure("USAGE", message, { hint: `${typedCommand()} --help` }), json);
+  const [first = error.message, suggestion = ""] = error.message.replace(/^error: /, "").split("\n");
+  const meant = /^\(Did you mean (?:one of )?(.+)\?\)$/.exec(suggestion)?.[1];
+  const help = `${typedCommand()} --help`;
+  return report(new Failure("USAGE", first, { hint: meant === undefined ? help : `${meant}, or: ${help}` }), json);
 }
 
 /** The command that was meant, as far as it was typed right: `tidemark volume get`. */

@@ -73,12 +73,7 @@ export class Scrubs {
         progress.files += files;
         progress.bytes += bytes;
         progress.done++;
-        const found = findings.map(
-          ({ finding, repaired }): ScrubFinding => ({
-            finding: inDataDirectory(finding),
-            state: repaired ? "repaired" : "left",
-          }),
-        );
+        const found = findings.map(({ finding, repaired }) => (repaired ? mended(finding) : left(finding)));
         await this.#record(found);
         for (const one of found) yield { ...progress, found: one };
         yield { ...progress, found: undefined };
@@ -107,6 +102,16 @@ export class Scrubs {
       await clock.sleep(SCRUB_INTERVAL_MS, signal);
     }
   }
+}
+
+function left(finding: MetadataFinding): ScrubFinding {
+  return { finding: inDataDirectory(finding), state: "left" };
+}
+
+/** Memory had it: nothing is lost. */
+function mended(finding: MetadataFinding): ScrubFinding {
+  const remedy = "nothing needs to be done: it was written anew from memory";
+  return { finding: { ...inDataDirectory(finding), cost: "", remedy }, state: "repaired" };
 }
 
 /** That it was found, and that it was put right. */

@@ -60,7 +60,7 @@ export async function recover(options: {
   await each(specs, READS_AT_ONCE, (spec) => readChain(ports, volumes, spec, { ...state, found }));
   const known = new Set(specs.map((spec) => spec.uid));
   for (const uid of await files.list(VOLUMES_DIRECTORY))
-    if (!known.has(uid)) trouble(`volumes/${uid} is kept`, new Error("its volume is not registered in this box"));
+    if (!known.has(uid)) trouble(`volumes/${uid} is kept`, notRegistered(uid));
   const sessions = new SessionSet({ ports, volumes, points: log, ended, emit });
   for (const one of found) await sessions.adoptFound(one, trouble);
   for (const spec of specs) volumes.require(spec.uid).chain.prune();
@@ -135,6 +135,14 @@ async function readChain(ports: EnginePorts, volumes: VolumeSet, spec: VolumeSpe
 async function epochsSeen(ports: EnginePorts, uid: string, state: ChainState): Promise<number[]> {
   const seals = state.points.flatMap((point) => point.seals.filter((seal) => seal.uid === uid));
   return [await VolumeTracking.highestEpochSeen(ports.files, uid), ...seals.map((seal) => seal.openedEpoch)];
+}
+
+function notRegistered(uid: string): TidemarkError {
+  return new TidemarkError("VOLUME_NOT_FOUND", {
+    message: `volume ${uid} is not registered in this box`,
+    hint: "register the volume again, or remove the directory",
+    metadata: { path: `${VOLUMES_DIRECTORY}/${uid}` },
+  });
 }
 
 function lostEpochs(name: string, ids: readonly number[]): TidemarkError {

@@ -16,6 +16,7 @@ import { ExportServiceService } from "../gen/tidemark/v1/export.ts";
 import { VolumeServiceService } from "../gen/tidemark/v1/volume.ts";
 import { addressText, type ListenAddress, openToGroup, removeStaleSocket } from "./addresses.ts";
 import type { ProcessFacts } from "./convert.ts";
+import { withReadableRequests } from "./readable-request.ts";
 import { reflectionService } from "./reflection.ts";
 import { boxService } from "./services/box-service.ts";
 import { copyService } from "./services/copy-service.ts";
@@ -27,6 +28,8 @@ import { volumeService } from "./services/volume-service.ts";
 const STREAMS_PER_CONNECTION_MAX = 1024;
 const KEEPALIVE_MS = 30_000;
 const KEEPALIVE_TIMEOUT_MS = 20_000;
+/** How long connections that are cut may take to close. */
+const FORCED_MS = 500;
 /** A message of a 1 MiB chunk has a few bytes more than its data. */
 const MESSAGE_SLACK_BYTES = 64 * 1024;
 
@@ -48,7 +51,7 @@ export interface GrpcServerOptions {
 export interface GrpcServer {
   /** Addresses in use, port 0 replaced by the port it got. */
   readonly addresses: readonly string[];
-  /** Health says NOT_SERVING, no new calls; running ones get STOP_CALLS_MS, then they end with CANCELLED. */
+  /** Health says NOT_SERVING, no new calls; running ones get STOP_CALLS_MS, then they end with CANCELLED. Always resolves. */
   stop(): Promise<void>;
 }
 
@@ -74,9 +77,17 @@ export async function startGrpcServer(parts: ServiceParts, options: GrpcServerOp
     addresses,
     async stop() {
       for (const name of ["", ...SERVICES]) health.setStatus(name, "NOT_SERVING");
-      const timer = setTimeout(() => server.forceShutdown(), STOP_CALLS_MS);
-      await new Promise<void>((resolve) => server.tryShutdown(() => resolve()));
-      clearTimeout(timer);
+      await new Promise<void>((resolve) => {
+        let timer = setTimeout(() => {
+          server.forceShutdown();
+          // A client that keeps its end of the connection open is not waited for any longer.
+          timer = setTimeout(resolve, FORCED_MS);
+        }, STOP_CALLS_MS);
+        server.tryShutdown(() => {
+          clearTimeout(timer);
+          resolve();
+        });
+      });
     },
   };
 }
@@ -88,17 +99,20 @@ function addServices(
   addresses: readonly string[],
 ): HealthImplementation {
   server.addService(
-    BoxServiceService,
+    withReadableRequests(BoxServiceService),
     boxService(parts, () => options.processFacts(addresses)),
   );
-  server.addService(VolumeServiceService, volumeService(parts));
-  server.addService(ExportServiceService, exportService(parts));
-  server.addService(CopyServiceService, copyService(parts));
-  server.addService(DATA_METHODS, dataService(parts));
+  server.addService(withReadableRequests(VolumeServiceService), volumeService(parts));
+  server.addService(withReadableRequests(ExportServiceService), exportService(parts));
+  server.addService(withReadableRequests(CopyServiceService), copyService(parts));
+  server.addService(withReadableRequests(DATA_METHODS), dataService(parts));
   const health = new HealthImplementation(Object.fromEntries(["", ...SERVICES].map((name) => [name, "SERVING"])));
   health.addToServer(server);
   const listed = [...SERVICES, "grpc.health.v1.Health", "grpc.reflection.v1.ServerReflection"];
-  server.addService(ServerReflectionService, reflectionService(options.descriptorSet, listed));
+  server.addService(
+    withReadableRequests(ServerReflectionService),
+    reflectionService(options.descriptorSet, listed, parts.log),
+  );
   return health;
 }
 

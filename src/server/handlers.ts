@@ -16,6 +16,7 @@ import { type Intent, NO_INTENT } from "../domain/intents.ts";
 import type { Recorder } from "../domain/journal.ts";
 import { NO_RECORD } from "../domain/journal.ts";
 import type { RequestIds } from "../domain/request-ids.ts";
+import { requireReadable } from "./readable-request.ts";
 import { toRpcError } from "./rich-errors.ts";
 
 /** What a stream that is full waits for: pitfall 3, a wait for `drain` alone may never end. */
@@ -31,7 +32,7 @@ export function unary<Request, Response>(
   return (call, callback) => {
     let answer: Response | Promise<Response>;
     try {
-      answer = run(call.request);
+      answer = run(requireReadable(call.request));
     } catch (error) {
       callback(toRpcError(error, log));
       return;
@@ -60,7 +61,8 @@ export function mutation<Request extends { readonly requestId: string }, Result,
   run: (request: Request, record: Recorder<Result>, intent: Intent) => Promise<Result>,
   respond: (result: Result) => Response,
 ): handleUnaryCall<Request, Response> {
-  const execute = async (request: Request): Promise<Response> => {
+  const execute = async (given: Request): Promise<Response> => {
+    const request = requireReadable(given);
     if (request.requestId === "") return respond(await run(request, NO_RECORD, NO_INTENT));
     const bytes = method.requestSerialize(request);
     const identified = { id: request.requestId, method: method.path, bytes };
@@ -94,7 +96,7 @@ export function serverStream<Request, Response>(
     // Headers at once: a watcher knows that it is served before anything happens.
     call.sendMetadata(new Metadata());
     for (const event of ["cancelled", "close", "error"]) call.once(event, () => gone.abort());
-    send(call, run(call.request, gone.signal), gone.signal).then(
+    sendAll(call, run, gone.signal).then(
       () => call.end(),
       (error: unknown) => {
         if (!gone.signal.aborted) call.emit("error", toRpcError(error, log));
@@ -103,12 +105,12 @@ export function serverStream<Request, Response>(
   };
 }
 
-async function send<Request, Response>(
+async function sendAll<Request, Response>(
   call: ServerWritableStream<Request, Response>,
-  messages: AsyncIterable<Response>,
+  run: (request: Request, signal: AbortSignal) => AsyncIterable<Response>,
   gone: AbortSignal,
 ): Promise<void> {
-  for await (const message of messages) {
+  for await (const message of run(requireReadable(call.request), gone)) {
     if (gone.aborted) return;
     if (!call.write(message)) await drained(call);
   }

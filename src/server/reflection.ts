@@ -13,15 +13,29 @@ import type {
   ServerReflectionResponse,
   ServerReflectionServer,
 } from "../gen/grpc/reflection/v1/reflection.ts";
+import type { LogError } from "./handlers.ts";
+import { requireReadable } from "./readable-request.ts";
+import { toRpcError } from "./rich-errors.ts";
 
 type Answer = ServerReflectionResponse["messageResponse"];
 
 /** Reflection over a FileDescriptorSet, naming `services`. Throws on a set that does not parse: a broken build. */
-export function reflectionService(descriptorSet: Uint8Array, services: readonly string[]): ServerReflectionServer {
+export function reflectionService(
+  descriptorSet: Uint8Array,
+  services: readonly string[],
+  log: LogError,
+): ServerReflectionServer {
   const answer = answers(descriptorSet, services);
   return {
     serverReflectionInfo(call) {
-      call.on("data", (request: ServerReflectionRequest) => {
+      call.on("data", (given: ServerReflectionRequest) => {
+        let request: ServerReflectionRequest;
+        try {
+          request = requireReadable(given);
+        } catch (error) {
+          call.emit("error", toRpcError(error, log));
+          return;
+        }
         const response = { validHost: request.host, originalRequest: request, messageResponse: answer(request) };
         // Requests are small, files are not: a client that does not read gets no further answers until it does.
         if (!call.write(response)) {

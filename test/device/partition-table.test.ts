@@ -169,6 +169,29 @@ test("MBR: a chain of logical partitions that bites its tail ends", async (t) =>
   ]);
 });
 
+test("MBR: a long chain of records that name no partition is not followed to its end", async (t) => {
+  const device = new MemoryDevice(64 * MiB);
+  const first = Buffer.alloc(512);
+  mbrEntry(first, 0, 0x05, 1000, 100_000);
+  await device.write(0, first);
+  const records = 20_000;
+  for (let index = 0; index < records; index++) {
+    const record = Buffer.alloc(512);
+    mbrEntry(record, 1, 0x05, index + 1, 100_000);
+    await device.write((1000 + index) * 512, record);
+  }
+  let reads = 0;
+  const counting = new Proxy<BlockDevice>(device, {
+    get: (target, property) => {
+      if (property === "tryRead") reads++;
+      const value = Reflect.get(target, property, target) as unknown;
+      return typeof value === "function" ? value.bind(target) : value;
+    },
+  });
+  t.deepEqual(await readPartitions(counting), []);
+  t.true(reads < 1000, `${reads} reads`);
+});
+
 test("MBR: entries outside the device are left out", async (t) => {
   const device = new MemoryDevice(MiB);
   const record = Buffer.alloc(512);

@@ -7,7 +7,7 @@ import { systemClock, systemRandom } from "../../src/base/clock.ts";
 import { type ErrorCode, TidemarkError } from "../../src/base/errors.ts";
 import { Box, type BoxOptions } from "../../src/domain/box.ts";
 import { systemPaths } from "../../src/domain/paths.ts";
-import { createEngine } from "../../src/engine/engine.ts";
+import { createEngine, type EngineOptions } from "../../src/engine/engine.ts";
 import { type MemoryDisk, openMemoryStore } from "../../src/store/memory/memory.ts";
 import type { Change, Store } from "../../src/store/store.ts";
 
@@ -46,9 +46,9 @@ export class BoxFixture {
     return join(this.directory, name);
   }
 
-  async start(options: Partial<BoxOptions> = {}): Promise<Box> {
+  async start(options: Partial<BoxOptions> = {}, engineOptions: EngineOptions = {}): Promise<Box> {
     this.store = await openMemoryStore(this.disk);
-    const engine = await createEngine();
+    const engine = await createEngine(engineOptions);
     this.#box = await Box.start({
       store: this.store,
       engine,

@@ -3,7 +3,7 @@ import test, { type ExecutionContext } from "ava";
 import { TidemarkError } from "../../src/base/errors.ts";
 import { DEVICE_STEP_TIMEOUT_MS, DEVICE_STEPS_LATE_MAX, DEVICE_STEPS_MAX } from "../../src/base/limits.ts";
 import { DeviceSteps } from "../../src/engine/volume/device-steps.ts";
-import { CopyLab, G, refusal } from "../support/copy-lab.ts";
+import { CopyLab, FaultyDisk, G, refusal } from "../support/copy-lab.ts";
 import { EngineLab, LabClock } from "../support/engine-lab.ts";
 
 const SIZE = 20 * G + 1536;
@@ -130,6 +130,28 @@ test("a resize that does not end leaves the volume unavailable, not busy", async
   resizing.end();
   await lab.lab.settle();
   t.is((await lab.engine.reopenVolume("v1")).sizeBytes, 4 * G);
+});
+
+test("a partition table on a device that does not answer is refused in time", async (t) => {
+  const disk = new FaultyDisk(SIZE);
+  const lab = await CopyLab.start(t, [disk]);
+  const fault = disk.faults.inject({ operation: "read", effect: { kind: "stall" } });
+  const asked = refusal(t, () => lab.engine.partitions("v1"), "DEVICE_TIMEOUT");
+  await fault.reached(1);
+  await timeOut(lab.lab);
+  await asked;
+  fault.remove();
+  t.deepEqual(await lab.engine.partitions("v1"), []);
+});
+
+test("a volume that is taken back and cannot be opened is there all the same, with its reason", async (t) => {
+  const lab = await CopyLab.start(t, [SIZE]);
+  await lab.engine.removeVolume("v1");
+  lab.lab.disk("v1").away = new TidemarkError("PATH_NOT_FOUND", { message: "the disk is pulled", hint: "plug it in" });
+  t.like(await lab.engine.takeBackVolume(specOf("v1")), { online: false, failure: { code: "PATH_NOT_FOUND" } });
+  lab.lab.disk("v1").away = undefined;
+  await lab.engine.reopenVolume("v1");
+  await lab.reads(t, "v1");
 });
 
 async function until(t: ExecutionContext, condition: () => boolean): Promise<void> {

@@ -26,6 +26,14 @@ export function readCorpus(door: string): KeptCase[] {
     .map((name) => ({ name: name.slice(0, -ENDING.length), text: readFileSync(`${directory}/${name}`, "utf8") }));
 }
 
+/** Adds a case that reaches code no other did; its name is made of its content. */
+export function writeCorpus(door: string, text: string): void {
+  const directory = `${HERE}corpus/${door}`;
+  mkdirSync(directory, { recursive: true });
+  const digest = createHash("sha256").update(text).digest("hex").slice(0, 12);
+  writeFileSync(`${directory}/reach-${digest}${ENDING}`, text);
+}
+
 /** Path, from the root of the repository, under which the case was written. */
 export function writeFinding(door: string, rule: string, text: string): string {
   const directory = `${HERE}findings/${door}`;

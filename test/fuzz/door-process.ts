@@ -5,12 +5,14 @@
  * Sends its report as one message.
  */
 import { ftruncateSync, openSync, readFileSync, writeSync } from "node:fs";
-import { readCorpus } from "./corpus.ts";
+import { readCorpus, writeCorpus } from "./corpus.ts";
 import { Coverage } from "./coverage.ts";
 import { openDoor } from "./doors.ts";
 import { fuzz } from "./fuzz-loop.ts";
 import type { FuzzOptions } from "./options.ts";
 
+/** Larger cases are not worth their place in the repository. */
+const GROWN_BYTES_MAX = 1500;
 const [optionsText = "", casePath = ""] = process.argv.slice(2);
 const options = JSON.parse(optionsText) as FuzzOptions;
 const door = await openDoor(options.door);
@@ -24,6 +26,7 @@ if (options.replay === undefined) {
     ...(options.count === undefined ? {} : { casesMax: options.count }),
     corpus: readCorpus(options.door),
     coverage,
+    onGrown: options.grow ? (text) => text.length <= GROWN_BYTES_MAX && writeCorpus(options.door, text) : undefined,
     onCase: (text) => {
       ftruncateSync(file);
       writeSync(file, text, 0);

@@ -17,6 +17,8 @@ const BATCH_CASES = 50;
 const WARM_UP_PART = 0.3;
 const FINDINGS_MAX = 25;
 const POOL_MAX = 2000;
+const MINIMISE_TRIES_MAX = 300;
+const MINIMISE_MS_MAX = 30_000;
 /** Looking at what ran is expensive: done once for so many cases, of which all are kept if one has reached new code. */
 const LOOK_CASES = 16;
 
@@ -30,6 +32,8 @@ export interface LoopOptions {
   readonly coverage?: Coverage | undefined;
   /** Told of each case before it runs, so that one that ends the process is known. */
   readonly onCase?: (text: string) => void;
+  /** Looks at what ran after every case, and is told of those that reached new code. */
+  readonly onGrown?: ((text: string) => void) | undefined;
   /** Where findings go; the default writes files. */
   readonly keep?: (rule: string, text: string) => string;
 }
@@ -90,8 +94,11 @@ class Loop<Input> {
     const elapsed = () => (performance.now() - begin) / 1000;
     this.#accidents.watch();
     try {
+      for (const input of [...this.#pool]) await this.#one(input);
+      this.#options.coverage?.reachedNew(); // what the corpus reaches is not new
+      this.#recent.length = 0;
       while (elapsed() < seconds && this.#cases < casesMax && this.#findings.size < FINDINGS_MAX) {
-        await this.#one();
+        await this.#one(this.#next());
         if (this.#cases % BATCH_CASES === 0) await this.#afterBatch();
         if (elapsed() > seconds * WARM_UP_PART) await this.#memory.warm();
       }
@@ -106,15 +113,14 @@ class Loop<Input> {
     return this.#report(elapsed());
   }
 
-  async #one(): Promise<void> {
-    const chance = Chance.ofCase(this.#options.seed, this.#cases++);
-    const input = this.#make(chance);
+  async #one(input: Input): Promise<void> {
+    this.#cases++;
     this.#options.onCase?.(this.#door.print(input));
     const began = performance.now();
     const violations = await this.#judge(input);
     this.#slowestMs = Math.max(this.#slowestMs, performance.now() - began);
     this.#recent.push(input);
-    if (this.#recent.length === LOOK_CASES) this.#look();
+    if (this.#recent.length >= (this.#options.onGrown ? 1 : LOOK_CASES)) this.#look();
     if (violations.length > 0) await this.#found(input, violations);
   }
 
@@ -123,9 +129,11 @@ class Loop<Input> {
     if (!this.#options.coverage?.reachedNew() || this.#pool.length >= POOL_MAX) return;
     this.#pool.push(...recent);
     this.#grown += recent.length;
+    for (const input of recent) this.#options.onGrown?.(this.#door.print(input));
   }
 
-  #make(chance: Chance): Input {
+  #next(): Input {
+    const chance = Chance.ofCase(this.#options.seed, this.#cases);
     if (this.#pool.length === 0 || chance.odds(50)) return this.#door.generate(chance);
     return this.#door.mutate(chance.pick(this.#pool), chance.pick(this.#pool), chance);
   }
@@ -165,13 +173,13 @@ class Loop<Input> {
 
   /** Takes away from the case as long as the same rule is broken by what is left. */
   async #minimise(input: Input, rule: string): Promise<Input> {
-    const triesMax = 300;
     let least = input;
     let tries = 0;
-    for (let again = true; again && tries < triesMax; ) {
+    const endMs = performance.now() + MINIMISE_MS_MAX;
+    for (let again = true; again; ) {
       again = false;
       for (const smaller of this.#door.smaller(least)) {
-        if (++tries > triesMax) break;
+        if (++tries > MINIMISE_TRIES_MAX || performance.now() > endMs) return least;
         await this.#door.restart();
         const violations = await this.#judge(smaller);
         if (!violations.some((violation) => ruleOf(violation) === rule)) continue;

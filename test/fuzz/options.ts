@@ -9,11 +9,13 @@ export interface FuzzOptions {
   /** Cases at most; damaged pages for the door `pages`. */
   readonly count: number | undefined;
   readonly json: boolean;
+  /** Cases that reach new code are added to the corpus. */
+  readonly grow: boolean;
   /** A case to run instead of new ones. */
   readonly replay: string | undefined;
 }
 
-export const USAGE = `usage: npm run fuzz -- --door nbd|grpc|files|pages [--seconds N] [--count N] [--seed S] [--replay FILE] [--json]
+export const USAGE = `usage: npm run fuzz -- --door nbd|grpc|files|pages [--seconds N] [--count N] [--seed S] [--replay FILE] [--grow] [--json]
 
   --door      what is fed with bad input: the NBD server, the gRPC API, the parsers of everything on disk, or
               whole state directories of which one page is damaged
@@ -21,6 +23,7 @@ export const USAGE = `usage: npm run fuzz -- --door nbd|grpc|files|pages [--seco
   --count     ends after so many cases or damaged pages
   --seed      where chance begins; the same seed and commit give the same cases (1)
   --replay    runs the case in this file once and says what it breaks
+  --grow      adds small cases that reach new code to the corpus
   --json      prints the report as one JSON object and nothing else
 `;
 
@@ -30,9 +33,11 @@ export class FuzzUsage extends Error {}
 export function parseOptions(args: readonly string[]): FuzzOptions {
   const values = new Map<string, string>();
   let json = false;
+  let grow = false;
   for (let at = 0; at < args.length; at++) {
     const name = args[at] ?? "";
     if (name === "--json") json = true;
+    else if (name === "--grow") grow = true;
     else if (["--door", "--seconds", "--count", "--pages", "--seed", "--replay"].includes(name)) {
       const value = args[++at];
       if (value === undefined) throw new FuzzUsage(`${name} needs a value`);
@@ -50,6 +55,7 @@ export function parseOptions(args: readonly string[]): FuzzOptions {
     seed: number(values, "--seed") ?? 1,
     count,
     json,
+    grow,
     replay: values.get("--replay"),
   };
 }

@@ -31,8 +31,14 @@ type Count = Record<Outcome | "violated", number>;
 export class PagesDoor implements Door<PageCase> {
   readonly #counts = new Map<string, Count>();
 
-  static async open(): Promise<PagesDoor> {
-    return new PagesDoor();
+  readonly #histories: number;
+
+  private constructor(histories: number) {
+    this.#histories = histories;
+  }
+
+  static async open(histories: number = HISTORIES): Promise<PagesDoor> {
+    return new PagesDoor(histories);
   }
 
   print(input: PageCase): string {
@@ -46,7 +52,7 @@ export class PagesDoor implements Door<PageCase> {
   generate(chance: Chance): PageCase {
     const damage = chance.pick(DAMAGES);
     return {
-      history: chance.below(HISTORIES),
+      history: chance.below(this.#histories),
       path: "",
       page: chance.below(1000),
       damage,

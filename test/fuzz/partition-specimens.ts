@@ -17,6 +17,7 @@ import { Chance } from "./chance.ts";
 const SECTOR = 512;
 /** What a table of 128 partitions needs, with room: each logical one is a read, and both copies of a GPT are tried. */
 const READS_MAX = 400;
+const LONG_CHAIN = 3000;
 
 /** Pieces of a device; everything between them is zero. */
 export interface TableSpecimen {
@@ -95,7 +96,7 @@ function mbr(chance: Chance): TableSpecimen {
     pieces.push({ offsetBytes: sector * SECTOR, bytes });
   };
   const extended = 2048;
-  const logical = chance.pick([0, 1, 3, 60]);
+  const logical = sizeBytes > 4 * MiB && chance.odds(10) ? LONG_CHAIN : chance.pick([0, 1, 3, 60]);
   record(0, [
     [0x83, 64, 1000],
     [0x83, Math.min(sectors - 10, 5000), 10],
@@ -103,7 +104,8 @@ function mbr(chance: Chance): TableSpecimen {
   ]);
   for (let index = 0; index < logical; index++) {
     const next: [number, number, number] = index + 1 < logical ? [0x05, (index + 1) * 32, 32] : [0, 0, 0];
-    record(extended + index * 32, [[0x83, 1, 8], next]);
+    // A long chain names no partition: only the number of its records bounds what following it costs.
+    record(extended + index * 32, [logical === LONG_CHAIN ? [0, 0, 0] : [0x83, 1, 8], next]);
   }
   return { kind: "mbr", sizeBytes, pieces };
 }

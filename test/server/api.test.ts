@@ -466,9 +466,11 @@ test.serial("bytes that are no message are refused, the daemon goes on", async (
       const path = "/tidemark.v1.VolumeService/GetVolume";
       fixture.clients.box.makeUnaryRequest(path, identity, identity, garbage, (failure) => resolve(failure));
     });
-    t.truthy(error);
-    t.not(refusalOf(error as ServiceError).status, "UNAVAILABLE");
+    const refusal = refusalOf(error as ServiceError);
+    t.like(refusal, { status: "INVALID_ARGUMENT", reason: "INVALID_ARGUMENT" });
+    t.truthy(refusal.metadata["hint"]);
   }
+  t.deepEqual(fixture.logged, [], "it is the client's mistake, not ours");
   t.truthy(await call(fixture.clients.box, "getBox", {}));
   await writeFile(fixture.path("end"), "");
 });

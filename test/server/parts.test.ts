@@ -118,12 +118,25 @@ test("options: defaults, environment and every option", (t) => {
     nbd: undefined,
     boxNumber: undefined,
     logLevel: "info",
+    scrub: "weekly",
   });
   t.like(parseOptions(["serve"], { TIDEMARK_DATA: "/e", TIDEMARK_LOG_LEVEL: "warn" }), {
     dataDirectory: "/e",
     logLevel: "warn",
   });
-  const all = ["serve", "--data=/d", "--address", "unix:/a", "--address", "127.0.0.1:0", "--nbd", "none", "--box", "7"];
+  const all = [
+    "serve",
+    "--data=/d",
+    "--address",
+    "unix:/a",
+    "--address",
+    "127.0.0.1:0",
+    "--nbd",
+    "none",
+    "--box",
+    "7",
+    "--scrub=off",
+  ];
   t.like(parseOptions(all, {}), {
     addresses: [
       { kind: "unix", path: "/a" },
@@ -131,6 +144,7 @@ test("options: defaults, environment and every option", (t) => {
     ],
     nbd: "none",
     boxNumber: 7,
+    scrub: "off",
   });
   t.is(parseOptions(["--help"], {}), "help");
 });
@@ -141,6 +155,7 @@ const wrongOptions: string[][] = [
   ["--data", "/d", "--box", "10000"],
   ["--data", "/d", "--box", "-1"],
   ["--data", "/d", "--box", "one"],
+  ["--data", "/d", "--scrub", "daily"],
   ["--data", "/d", "--log-level", "loud"],
   ["--data", "/d", "--nonsense"],
   ["--data", "/d", "extra"],

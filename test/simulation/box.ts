@@ -41,7 +41,7 @@ export interface StateFaults {
   /** Every write finds no room; so much of it is stored. */
   full: { readonly storedBytes: number } | undefined;
   /** The operation after so many of its kind fails, once. */
-  failing: { readonly operation: StateOperation; left: number } | undefined;
+  failing: { readonly operation: StateOperation; readonly where: string; left: number } | undefined;
 }
 
 export class Box {
@@ -178,12 +178,12 @@ export class Box {
     if (failure) throw failure;
   }
 
-  #failureOf({ type, lengthBytes }: MemoryOperation): InjectedFailure | undefined {
+  #failureOf({ type, path, lengthBytes }: MemoryOperation): InjectedFailure | undefined {
     const { full, failing } = this.stateFaults;
     // What has been stored in whole has not failed.
     const lessBytes = Math.floor((lengthBytes - 1) / SECTOR_BYTES) * SECTOR_BYTES;
     if (full && type === "write") return new InjectedFailure("ENOSPC", Math.min(full.storedBytes, lessBytes));
-    if (failing?.operation !== type || failing.left-- > 0) return undefined;
+    if (failing?.operation !== type || !path.includes(failing.where) || failing.left-- > 0) return undefined;
     this.stateFaults.failing = undefined;
     this.onStateFailure(failing.operation);
     return new InjectedFailure(type === "open" ? "EMFILE" : "EIO");

@@ -57,11 +57,11 @@ export class Examination {
     const told = new Set(ids);
     for (const id of told)
       if (!unconfirmed.has(id)) this.#stage.report(11, `${id} is told to have ended, and nobody knew of its end`);
-    for (const id of unconfirmed)
-      if (!told.has(id)) {
-        if (!confirming.has(id)) this.#stage.report(11, `${id} had ended and is not told of any more`);
-        unconfirmed.delete(id);
-      }
+    for (const id of unconfirmed) {
+      if (told.has(id) || this.#stage.judge.had("state-damage")) continue;
+      if (!confirming.has(id)) this.#stage.report(11, `${id} had ended and is not told of any more`);
+      unconfirmed.delete(id);
+    }
   }
 
   /** The point that was asked for when the process ended has happened for all its members or for none. */
@@ -161,9 +161,20 @@ export class Examination {
     const wanted = [...oracle.sessions.keys(), ...this.#operator.unconfirmed].sort();
     if (sessions.join() !== wanted.join())
       this.#stage.report(11, `session directories ${sessions.join()}, sessions ${wanted.join()}`);
+    const points = (await files.list("")).filter((name) => /^points-\d+\.log(\.new)?$/.test(name));
+    if (points.length > 1) this.#stage.report(11, `points logs: ${points.join()}`);
     const uids = world.volumes.map((_, volume) => uidOf(volume));
-    const strange = (await files.list("volumes")).filter((uid) => !uids.includes(uid));
-    if (strange.length > 0) this.#stage.report(11, `volume directories nobody knows: ${strange.join()}`);
+    const tracked = await files.list("volumes");
+    const strange = tracked.filter((uid) => !uids.includes(uid));
+    for (const directory of [
+      ...tracked.map((uid) => `volumes/${uid}`),
+      ...this.#stage.sessionIds().map((id) => `sessions/${id}`),
+    ]) {
+      const names = await files.list(directory);
+      // Files of a tracking that never began are replaced when one begins.
+      if (names.includes("super")) strange.push(...names.filter((name) => name.endsWith(".new")));
+    }
+    if (strange.length > 0) this.#stage.report(11, `left over: ${strange.join()}`);
   }
 }
 

@@ -5,7 +5,7 @@
  */
 import { fileURLToPath } from "node:url";
 import { INVARIANTS } from "./invariants.ts";
-import type { Report } from "./messages.ts";
+import type { Failure, Report } from "./messages.ts";
 import { plantMutant } from "./mutant-tree.ts";
 import { MUTANTS, type Mutant } from "./mutants.ts";
 import { parseOptions, type SimulationOptions, SimulationUsage, USAGE } from "./options.ts";
@@ -66,21 +66,35 @@ async function runMutant(options: SimulationOptions, mutant: Mutant): Promise<Ki
   const tree = await plantMutant(mutant);
   const startedMs = performance.now();
   try {
-    const enough = (report: Report) => report.failures.length > 0;
-    const report = await runPool({ ...options, tree: tree.directory, enough, minimise: "no" });
-    const first = report.failures.toSorted((a, b) => a.seed - b.seed)[0];
+    const found = await firstKill(options, tree.directory);
     return {
       mutant: mutant.name,
       rule: mutant.rule,
-      seeds: first ? first.seed - options.from + 1 : report.seeds,
+      seeds: found ? found.seed - options.from + 1 : options.seeds,
       seconds: Number(((performance.now() - startedMs) / 1000).toFixed(1)),
-      invariant: first?.invariant,
-      seed: first?.seed,
-      message: first?.message,
+      invariant: found?.invariant,
+      seed: found?.seed,
+      message: found?.message,
     };
   } finally {
     await tree.remove();
   }
+}
+
+/** The first seed that the mutant fails and the engine as it is does not. */
+async function firstKill(options: SimulationOptions, tree: string): Promise<Failure | undefined> {
+  const enough = (report: Report) => report.failures.length > 0;
+  const end = options.from + options.seeds;
+  for (let from = options.from; from < end; ) {
+    const run = { jobs: options.jobs, enough, minimise: "no" } as const;
+    const report = await runPool({ ...run, from, seeds: end - from, tree });
+    const [first] = report.failures.toSorted((a, b) => a.seed - b.seed);
+    if (!first) return undefined;
+    const itself = await runPool({ ...run, from: first.seed, seeds: 1, tree: ROOT });
+    if (itself.failures.length === 0) return first;
+    from = first.seed + 1;
+  }
+  return undefined;
 }
 
 function showMutant({ mutant, rule, seeds, seconds, invariant, seed, message }: Killed): string {

@@ -133,9 +133,8 @@ export const MUTANTS: readonly Mutant[] = [
     "start-not-durable",
     "1.4: the record of a point is durable before its gates open",
     "session/points-log.ts",
-    `encoded.filter((bytes) => bytes !== undefined)]));
-    await this.#log.sync();`,
-    "encoded.filter((bytes) => bytes !== undefined)]));",
+    "Buffer.concat([head, json, ...encoded]));\n    await this.#log.sync();",
+    "Buffer.concat([head, json, ...encoded]));",
   ),
   mutant(
     "points-forgotten-early",
@@ -192,23 +191,12 @@ export const MUTANTS: readonly Mutant[] = [
     "record-covers-later-data",
     "1.4: a record covers only data that was written before its sync began",
     "session/commit-queue.ts",
-    `      const runs = this.#runs;
-      const granules = this.#granules;
-      const discards = this.#discards;
-      this.#next = undefined;
-      this.#runs = [];
-      this.#granules = 0;
+    `      this.#runs = [];
       try {
+        if (runs.length > 0) await this.#commit(runs);`,
+    `      try {
         if (runs.length > 0) await this.#commit(runs);
-        round.resolve();`,
-    `      const runs = this.#runs;
-      const granules = this.#granules;
-      const discards = this.#discards;
-      this.#next = undefined;
-      try {
-        if (runs.length > 0) await this.#commit(runs);
-        if (this.#runs === runs) this.#runs = [];
-        round.resolve();`,
+        if (this.#runs === runs) this.#runs = [];`,
   ),
   mutant(
     "flush-joins-running-round",
@@ -388,8 +376,8 @@ export const MUTANTS: readonly Mutant[] = [
     "copied-log-not-replayed",
     "1.10: logs are replayed over the last checkpoint",
     "session/session-files.ts",
-    "for (const run of decodeCopied(payload, record.generation)) missing.clearRange(run.first, run.count);",
-    "void decodeCopied(payload, record.generation);",
+    "      for (const run of runs) missing.clearRange(run.first, run.count);\n",
+    "",
   ),
 ];
 

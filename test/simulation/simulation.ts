@@ -244,7 +244,7 @@ class Simulation {
       judge.fault("state-full");
       box.stateFaults.full = { storedBytes: action.storedBytes };
     } else if (action.do === "state-fails")
-      box.stateFaults.failing = { operation: action.operation, left: action.after };
+      box.stateFaults.failing = { operation: action.operation, where: action.where, left: action.after };
     else this.#deviceFault(action);
   }
 

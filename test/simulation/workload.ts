@@ -39,10 +39,10 @@ export type FaultAction =
     }
   | { readonly do: "stalls"; readonly volume: number; readonly probability: number; readonly ms: number }
   | { readonly do: "state-full"; readonly storedBytes: number }
-  | { readonly do: "state-fails"; readonly operation: StateOperation; readonly after: number };
+  /** After so many operations of its kind, on files whose path has `where` in it. */
+  | { readonly do: "state-fails"; readonly operation: StateOperation; readonly where: string; readonly after: number };
 
-export const STATE_OPERATIONS = ["open", "read", "write", "sync", "rename", "remove", "syncDirectory"] as const;
-export type StateOperation = (typeof STATE_OPERATIONS)[number];
+export type StateOperation = "open" | "read" | "write" | "sync" | "rename" | "remove" | "syncDirectory";
 
 export interface Step {
   readonly action: Action;
@@ -53,8 +53,10 @@ export interface Step {
 
 type Verb = Action["do"];
 
-const WEIGHTS: Readonly<Record<Verb, number>> = {
-  write: 26,
+const WEIGHTS: Readonly<Record<Verb | "burst", number>> = {
+  write: 22,
+  /** Several writes to one volume, one right after the other. */
+  burst: 4,
   zero: 4,
   trim: 3,
   read: 10,
@@ -73,8 +75,8 @@ const WEIGHTS: Readonly<Record<Verb, number>> = {
   repair: 0,
   rest: 5,
   stop: 2,
-  kill: 3,
-  power: 3,
+  kill: 4,
+  power: 4,
   "bad-sectors": 2,
   "device-full": 2,
   "device-write-errors": 1,
@@ -123,23 +125,41 @@ export function chooseSteps(world: World, chance: Chance): Step[] {
   }
   const steps: Step[] = [];
   const hurry = chance.pick([0.2, 0.6, 0.9]);
-  let faulty = 0;
-  const add = (verb: Verb) => {
-    const seed = mixSeed(world.seed, steps.length + 1000);
-    steps.push({ action: chooseAction(verb, world, chance), gap: chooseGap(chance, hurry), seed });
+  const put = (action: Action, gap = chooseGap(chance, hurry)) => {
+    steps.push({ action, gap, seed: mixSeed(world.seed, steps.length + 1000) });
   };
+  const add = (verb: Verb) => put(chooseAction(verb, world, chance));
+  let fault: Action | undefined;
+  let faulty = 0;
   add("write");
   if (chance.happens(0.8)) add("start");
   for (let left = chance.between(8, 50); left > 0; left--) {
-    const verb = chance.weighted(weights) as Verb;
-    add(verb);
-    if (FAULTS.has(verb)) faulty = chance.between(2, 8);
-    else if (faulty > 0 && --faulty === 0) {
-      add("repair");
-      if (chance.happens(0.7)) add(chance.pick(["stop", "kill", "power", "reopen", "reopen"]));
+    const verb = chance.weighted(weights) as Verb | "burst";
+    if (verb === "burst") {
+      const volume = chance.below(world.volumes.length);
+      for (let more = chance.between(2, 6); more > 0; more--)
+        put({ do: "write", extent: someSectors(world, volume, chance, "write") }, chance.below(4));
+      continue;
+    }
+    const action = chooseAction(verb, world, chance);
+    put(action);
+    if (FAULTS.has(verb)) {
+      fault = action;
+      faulty = chance.between(1, 8);
+    } else if (fault && --faulty <= 0) {
+      put({ do: "repair" });
+      if (chance.happens(0.8)) put(afterRepair(fault, chance));
+      fault = undefined;
     }
   }
   return steps;
+}
+
+/** A device that has failed is opened again, or the box is started again. */
+function afterRepair(fault: Action, chance: Chance): Action {
+  if ("volume" in fault && chance.happens(0.6)) return { do: "reopen", volume: fault.volume };
+  const verb = chance.pick(["stop", "kill", "power"] as const);
+  return verb === "stop" ? { do: verb, cutOff: undefined } : { do: verb, recoveries: [] };
 }
 
 function chooseGap(chance: Chance, hurry: number): Step["gap"] {
@@ -175,7 +195,7 @@ function chooseAction(verb: Verb, world: World, chance: Chance): Action {
     case "state-full":
       return { do: verb, storedBytes: chance.pick([0, 100, 4096, 5000]) };
     case "state-fails":
-      return { do: verb, operation: chance.pick(STATE_OPERATIONS), after: chance.below(12) };
+      return stateFailure(chance);
     case "flush":
     case "reopen":
     case "device-full":
@@ -190,6 +210,23 @@ function chooseAction(verb: Verb, world: World, chance: Chance): Action {
     default:
       return { do: verb, pick };
   }
+}
+
+const STATE_OPERATIONS: Readonly<Record<StateOperation, number>> = {
+  open: 1,
+  read: 1,
+  write: 3,
+  sync: 5,
+  rename: 1,
+  remove: 1,
+  syncDirectory: 1,
+};
+
+function stateFailure(chance: Chance): Action {
+  const operation = chance.weighted(STATE_OPERATIONS);
+  const writes = operation === "write" || operation === "sync";
+  const where = writes ? chance.pick(["", "points-", "/super", "/copied-", "/al-", ".map"]) : "";
+  return { do: "state-fails", operation, where, after: chance.below(where === "" ? 12 : 2) };
 }
 
 function someSectors(world: World, volume: number, chance: Chance, verb: Verb): Extent {

@@ -47,10 +47,10 @@ const PROBABILITY: Readonly<Record<Feature, number>> = {
   overlap: 0.3,
   "bad-sectors": 0.12,
   "device-full": 0.1,
-  "device-failure": 0.12,
+  "device-failure": 0.18,
   stalls: 0.1,
   "state-full": 0.12,
-  "state-failure": 0.1,
+  "state-failure": 0.16,
 };
 
 export interface World {

@@ -285,6 +285,12 @@ export function storeContract(name: string, make: (t: ExecutionContext) => Promi
     await refuses(t, () => store.get("volumes", "uid-1"), "METADATA_CORRUPT", key);
     await refuses(t, () => store.list("volumes", { limit: 10 }), "METADATA_CORRUPT", key);
     await refuses(t, () => all(store.scan("volumes")), "METADATA_CORRUPT", key);
+    const inspected = await all(store.inspect("volumes"));
+    t.deepEqual(
+      inspected.filter((row) => "error" in row).map((row) => row.key),
+      [key],
+      "an inspection goes on behind it",
+    );
     t.is((await store.get("volumes", "uid-2"))?.lu, 2);
     await store.close();
   });

@@ -6,7 +6,7 @@
  */
 import { MetadataFinding } from "../../gen/tidemark/v1/box.ts";
 import type { CommandContext } from "../context.ts";
-import { findingLines, isLeft } from "../display/findings.ts";
+import { countsText, findingLines, isLeft } from "../display/findings.ts";
 import { formatSize } from "../display/units.ts";
 import { EXIT_FAILURE, EXIT_OK, Failure, type StatusCode, usageError } from "../failure.ts";
 
@@ -60,8 +60,8 @@ function show({ output }: CommandContext, report: Report, left: number): void {
   if (report.omitted > 0) output.line(`${report.omitted} more findings are left out`);
   for (const text of report.said) output.line(`repair: ${text}`);
   if (report.refusal !== undefined) output.line(`not repaired: ${report.refusal}`);
-  const found = `${report.files} files, ${formatSize(BigInt(report.bytes))}, ${report.findings.length + report.omitted} findings`;
-  output.line(`${found}: ${left === 0 ? "nothing is left to be done" : `${left} left`}`);
+  const read = `${report.files} files, ${formatSize(BigInt(report.bytes))}`;
+  output.line(`${read}, ${countsText(report.findings.length + report.omitted, left)}`);
 }
 
 /** A finding a line, then the summary. */

@@ -1,7 +1,7 @@
 /** `tidemark scrub [VOLUME]` */
 import { BoxServiceClient, ScrubResponse } from "../../gen/tidemark/v1/box.ts";
 import type { CommandContext } from "../context.ts";
-import { findingLines, isLeft } from "../display/findings.ts";
+import { countsText, findingLines, isLeft } from "../display/findings.ts";
 import { formatSize } from "../display/units.ts";
 import { EXIT_FAILURE, EXIT_OK } from "../failure.ts";
 
@@ -23,9 +23,7 @@ export async function scrub(context: CommandContext, volume: string): Promise<nu
     else if (finding !== undefined) for (const line of findingLines(finding)) context.output.line(line);
   }
   if (!context.output.json && last !== undefined) {
-    const read = `${last.files} files, ${formatSize(last.bytes)}`;
-    const rest = left === 0 ? "nothing is left to be done" : `${left} left`;
-    context.output.line(`${read}, ${findings} findings: ${rest}`);
+    context.output.line(`${last.files} files, ${formatSize(last.bytes)}, ${countsText(findings, left)}`);
   }
   return left === 0 ? EXIT_OK : EXIT_FAILURE;
 }

@@ -35,6 +35,12 @@ export function findingLines(finding: MetadataFinding): string[] {
   return lines;
 }
 
+/** `1 finding: nothing is left to be done` */
+export function countsText(findings: number, left: number): string {
+  const found = `${findings} ${findings === 1 ? "finding" : "findings"}`;
+  return `${found}: ${left === 0 ? "nothing is left to be done" : `${left} left`}`;
+}
+
 /** To be done by somebody: not repaired, and more than good to know. */
 export function isLeft({ severity, repaired }: MetadataFinding): boolean {
   return !repaired && severity !== FindingSeverity.INFO;

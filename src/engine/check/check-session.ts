@@ -71,7 +71,7 @@ export function titleOf({ id, source, destination }: SessionRecord): string {
 function costOf(record: SessionRecord | undefined, id: string): string {
   if (record === undefined) return `copy ${id} is not known any more; what it has copied must not be relied on`;
   if (record.state === "failed") return "";
-  return `copy ${titleOf(record)} has failed: what its destination still lacks cannot be read, and run again it copies everything`;
+  return `copy ${titleOf(record)} fails: run again it copies everything, and until then its destination may lack what was not copied yet`;
 }
 
 export function sessionContext(record: SessionRecord | undefined, id: string, path: string): FindingContext {
@@ -135,7 +135,7 @@ function checkExtents(
         : `${extent.name} ends at byte ${endBytes}; its volume was registered with ${volume.sizeBytes} bytes`;
     checks.findings.add({
       ...{ kind: "foreign", severity: "error", path, offsetBytes: undefined, page: undefined, subject: id, message },
-      cost: record.state === "failed" ? "" : `copy ${titleOf(record)} has failed`,
+      cost: record.state === "failed" ? "" : `copy ${titleOf(record)} fails`,
       remedy: "if state and database were restored from different times or boxes, put back what belongs together",
       repairable: true,
     });

@@ -95,7 +95,7 @@ class StateWalk {
       .filter(({ record, fails }) => fails && record.state === "live")
       .map(({ record }) => record.id);
     const costs = [
-      failing.length > 0 ? `copies that may have had a later point have failed (${failing.join(", ")})` : "",
+      failing.length > 0 ? `copies that may have had a later point fail (${failing.join(", ")})` : "",
       tracked.size > 0 ? `the next copies of all tracked pairs are full` : "",
     ];
     const cost = costs.filter((part) => part !== "").join("; ");

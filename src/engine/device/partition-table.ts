@@ -19,6 +19,8 @@ const ENTRY_BYTES = 16;
 const GPT_PROTECTIVE = 0xee;
 const EXTENDED_TYPES: ReadonlySet<number> = new Set([0x05, 0x0f, 0x85]);
 const FIRST_LOGICAL_NUMBER = 5;
+/** Records of a chain that are looked at: one a partition, and as many that name none. A longer chain is no table. */
+const EXTENDED_RECORDS_MAX = 2 * PARTITION_NUMBER_MAX;
 
 interface MbrEntry {
   readonly type: number;
@@ -53,7 +55,7 @@ async function addLogical(found: PartitionFacts[], device: BlockDevice, extended
   const visited = new Set<number>();
   let sector = extendedSector;
   let number = FIRST_LOGICAL_NUMBER;
-  while (number <= PARTITION_NUMBER_MAX && !visited.has(sector)) {
+  while (number <= PARTITION_NUMBER_MAX && visited.size < EXTENDED_RECORDS_MAX && !visited.has(sector)) {
     visited.add(sector);
     const entries = await readEntries(device, sector);
     if (entries === undefined) return;

@@ -227,6 +227,7 @@ export class SessionSet {
 
   /** Goes on where copying stopped: at the start, or because a volume was away. Sessions of unavailable volumes wait. */
   resume(): void {
+    if (this.#stopping) return;
     this.#settlePoints();
     for (const session of this.#sessions.values()) {
       if (session.state !== "live" || !session.sourceVolume.online || !session.destinationVolume.online) continue;

@@ -19,7 +19,7 @@ export function statusOf(session: CopySession, monotonicMs: number, ended?: EndO
     destination: session.destination,
     kind: session.kind,
     phase,
-    tracking: session.tracking,
+    tracking: ended === undefined && session.tracking,
     pace: session.pace,
     createdMs: session.createdMs,
     pointMs: session.pointMs,

@@ -400,7 +400,7 @@ export class VolumeSet {
     await Promise.all(
       [...this.#entries.values()].map(async (entry) => {
         const { volume } = entry;
-        if (report.inUse.has(volume)) return;
+        if (report.inUse.has(volume) || entry.task === "removed") return;
         const closing = closeEntry(entry, stamps);
         closing.catch((error: unknown) => report.add(error));
         if ((await endedWithin(this.#ports.clock, STOP_CLOSE_MS, [closing])) === "late") report.addLate(volume);

@@ -15,6 +15,7 @@ import {
 } from "../../gen/tidemark/v1/data.ts";
 import { exactNumber, toExtents } from "../convert.ts";
 import { serverStream } from "../handlers.ts";
+import { requireReadable } from "../readable-request.ts";
 import { toRpcError } from "../rich-errors.ts";
 import type { ServiceParts } from "./parts.ts";
 import { type OutgoingBlocks, serializeBlocks } from "./read-blocks-bytes.ts";
@@ -83,7 +84,8 @@ async function receive(
   let durability: "acknowledged" | "durable" = "acknowledged";
   // Ending the loop early must not destroy the call: the error still has to be sent (toolchain pitfall 3).
   const messages = call.iterator({ destroyOnReturn: false }) as AsyncIterable<WriteBlocksRequest>;
-  for await (const message of messages) {
+  for await (const given of messages) {
+    const message = requireReadable(given);
     if (writer === undefined) {
       name = message.name;
       writer = await open(name);

@@ -1,0 +1,159 @@
+/**
+ * What the offline check says of a state that is whole file by file, and still not right: files of others, of newer programs,
+ * without permission, rows and extents that do not fit, and what nobody knows.
+ */
+import test, { type ExecutionContext } from "ava";
+import { checkState } from "../../src/engine/check/check-state.ts";
+import { isRepairable, repairState } from "../../src/engine/check/repair.ts";
+import { InjectedFailure } from "../../src/engine/durable/memory-state-files.ts";
+import { crc32c } from "../../src/engine/map/core.ts";
+import { CopyLab, G } from "../support/copy-lab.ts";
+import { brief, checkLab, filesOf, outcomeOfStart, snapshotOf, specsOf } from "../support/state-check.ts";
+
+const SMALL = 20 * G + 1536;
+const WHOLE = { c1: "tracking DIFFERENCE", c2: "tracking DIFFERENCE" };
+
+/** c1 tracks v1 to v2, c2 tracks v3 to v4; stopped in order. */
+async function stopped(t: ExecutionContext): Promise<CopyLab> {
+  const lab = await CopyLab.start(t, [SMALL, SMALL, SMALL, SMALL]);
+  for (const [source, destination] of [
+    ["v1", "v2"],
+    ["v3", "v4"],
+  ] as const)
+    await lab.copy(t, source, destination, "quickopc", { pace: 15 });
+  await lab.lab.finish();
+  for (const source of ["v1", "v3"]) await lab.touch(source, [3]);
+  await lab.engine.stop();
+  return lab;
+}
+
+async function swap(lab: CopyLab, one: RegExp, other: RegExp): Promise<[string, string]> {
+  const { stateFiles } = lab.lab;
+  const names = await filesOf(lab);
+  const [a = "", b = ""] = [one, other].map((pattern) => names.find((name) => pattern.test(name)));
+  const [first, second] = [stateFiles.contents(a), stateFiles.contents(b)];
+  stateFiles.damage(a, second);
+  stateFiles.damage(b, first);
+  return [a, b];
+}
+
+for (const [what, one, other] of [
+  ["superblocks", /volumes\/v1\/super/, /volumes\/v3\/super/],
+  ["maps", /volumes\/v1\/epoch-/, /volumes\/v3\/epoch-/],
+  ["activity logs", /volumes\/v1\/al-/, /volumes\/v3\/al-/],
+  ["sessions' superblocks", /sessions\/c1\/super/, /sessions\/c2\/super/],
+  ["sessions' maps", /sessions\/c1\/pending-/, /sessions\/c2\/pending-/],
+  ["sessions' logs", /sessions\/c1\/copied-/, /sessions\/c2\/copied-/],
+] as const)
+  test(`${what} that were swapped are foreign, with owner and remedy; swapped back, nothing was lost`, async (t) => {
+    const lab = await stopped(t);
+    const paths = await swap(lab, one, other);
+    const { findings } = await checkLab(lab);
+    for (const path of paths) {
+      const finding = findings.find((candidate) => candidate.path === path);
+      t.like(finding, { kind: "foreign", severity: "error" }, JSON.stringify(findings));
+      t.regex(finding?.message ?? "", /belongs to/);
+      t.regex(finding?.remedy ?? "", /put them back before the next start/);
+    }
+    await swap(lab, one, other);
+    t.deepEqual((await checkLab(lab)).findings, []);
+    t.deepEqual(await outcomeOfStart(lab), WHOLE);
+  });
+
+test("a newer format anywhere refuses the start, and a repair; the check names file and formats", async (t) => {
+  const lab = await stopped(t);
+  const { stateFiles } = lab.lab;
+  for (const [path, checksumAt] of [
+    ["volumes/v1/super", 4092],
+    [(await filesOf(lab)).find((name) => /points-/.test(name)) ?? "", 4092],
+    [(await filesOf(lab)).find((name) => /pending-/.test(name)) ?? "", 508],
+  ] as const) {
+    const content = stateFiles.contents(path);
+    const newer = Buffer.from(content);
+    newer.writeUInt16LE(2, 8);
+    newer.writeUInt32LE(crc32c(newer.subarray(0, checksumAt)), checksumAt);
+    stateFiles.damage(path, newer);
+    const { findings } = await checkLab(lab);
+    const finding = findings.find((candidate) => candidate.path === path);
+    t.like(finding, { kind: "too-new", cost: "the box does not start", repairable: false });
+    t.regex(finding?.message ?? "", /format 2; this program knows formats up to 1/);
+    t.false(isRepairable(findings));
+    const before = await snapshotOf(lab);
+    await t.throwsAsync(() => lab.lab.kill(1), { code: "SCHEMA_TOO_NEW" } as never);
+    await lab.lab.halt(1);
+    t.deepEqual((await snapshotOf(lab)).get(path), before.get(path), "it is as it was");
+    stateFiles.damage(path, content);
+  }
+});
+
+test("a file that must not be opened refuses the start, and the check says which and what to do", async (t) => {
+  const lab = await stopped(t);
+  const { stateFiles } = lab.lab;
+  stateFiles.intercept = ({ type, path }) => {
+    if (type === "open" && path === "volumes/v3/super") throw new InjectedFailure("EACCES");
+  };
+  const { findings } = await checkLab(lab);
+  t.deepEqual(brief(findings), ["unreadable volumes/v3/super"]);
+  t.like(findings[0], { cost: "the box does not start", repairable: false, subject: "v3" });
+  t.regex(findings[0]?.remedy ?? "", /give the state directory back/);
+  t.false(isRepairable(findings));
+  await t.throwsAsync(() => lab.lab.kill(1), { message: /volumes\/v3\/super cannot be used/ });
+  stateFiles.intercept = undefined;
+  t.deepEqual(await outcomeOfStart(lab), WHOLE);
+});
+
+test("volumes that are not registered, or smaller than a copy needs: the copies fail, the directories are kept and named", async (t) => {
+  const lab = await stopped(t);
+  const specs = specsOf(lab);
+  const without = await checkState(
+    lab.lab.stateFiles,
+    specs.filter(({ uid }) => uid !== "v1"),
+  );
+  t.deepEqual(brief(without.findings), ["foreign sessions/c1/super", "unknown volumes/v1"]);
+  t.regex(without.findings[0]?.message ?? "", /v1 \(v1\) is not registered/);
+  const smaller = specs.map((spec) => (spec.uid === "v4" ? { ...spec, sizeBytes: 8 * G } : spec));
+  const { findings } = await checkState(lab.lab.stateFiles, smaller);
+  t.true(
+    findings.some(({ path, message }) => path === "sessions/c2/super" && /v4 ends at byte/.test(message)),
+    JSON.stringify(findings),
+  );
+  lab.lab.disk("v4").registeredBytes = 8 * G;
+  await lab.lab.kill(1);
+  t.is((await lab.session("c2")).phase, "failed");
+  t.is((await lab.session("c1")).phase, "tracking");
+});
+
+test("without rows everything is still checked, with the sizes that the files say; a repair is not offered", async (t) => {
+  const lab = await stopped(t);
+  t.deepEqual((await checkState(lab.lab.stateFiles, undefined)).findings, []);
+  const map = (await filesOf(lab)).find((name) => /volumes\/v1\/epoch-/.test(name)) ?? "";
+  lab.lab.stateFiles.damage(map, new Uint8Array(700));
+  t.deepEqual(brief((await checkState(lab.lab.stateFiles, undefined)).findings), [`damaged ${map}`]);
+});
+
+test("what nobody knows is named and left alone", async (t) => {
+  const lab = await stopped(t);
+  const { stateFiles } = lab.lab;
+  stateFiles.damage("notes.txt", new Uint8Array(3));
+  stateFiles.damage("points-1.log.damaged", new Uint8Array(3));
+  await stateFiles.makeDirectory("volumes/lost+found");
+  const { findings } = await checkLab(lab);
+  t.deepEqual(brief(findings).sort(), [
+    "set-aside points-1.log.damaged",
+    "unknown notes.txt",
+    "unknown volumes/lost+found",
+  ]);
+  t.true(findings.every(({ cost, repairable }) => cost === "" && !repairable));
+  const { after } = await repairState(stateFiles, specsOf(lab));
+  t.deepEqual(brief(after.findings), brief(findings), "a repair leaves it alone, too");
+});
+
+test("what lies where a copy's directory has to be is named, and whether the box starts with it", async (t) => {
+  const lab = await stopped(t);
+  lab.lab.stateFiles.damage("sessions/stray", new Uint8Array(3));
+  const { findings } = await checkLab(lab);
+  t.deepEqual(brief(findings), ["unknown sessions/stray"]);
+  t.is(findings[0]?.cost, "the box does not start");
+  const error = await t.throwsAsync(() => lab.lab.kill(1));
+  t.regex(error?.message ?? "", /sessions\/stray/);
+});
