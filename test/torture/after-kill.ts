@@ -77,7 +77,7 @@ function isOfPoint(book: CopyBook, facts: CopyFacts, { source, destination }: Po
 async function settleEnd(
   { box, book }: AfterKillParts,
   open: OpenCommand & { type: "cancel" | "stop-tracking" },
-  { live }: Listing,
+  { live, ended }: Listing,
 ): Promise<void> {
   const { copy, type } = open;
   const now = live.find(({ id }) => id === copy.id);
@@ -85,8 +85,11 @@ async function settleEnd(
     if (type === "stop-tracking" && copy.tracking && !now.tracking) copyStopsTracking(copy);
     return;
   }
+  const end = ended.find(({ id }) => id === copy.id)?.phase;
+  const allowed = type === "cancel" ? ["cancelled", "completed"] : ["completed"];
+  require(end !== undefined && allowed.includes(end), () => `${copy.id} is gone after ${type}; it is known as ${end}`);
   book.copies.delete(copy.id);
-  if (type === "cancel" && !copy.finished) adopt(copy.destination, await readImage(box, copy.destination));
+  if (end === "cancelled" && !copy.finished) adopt(copy.destination, await readImage(box, copy.destination));
 }
 
 /** A write under way has happened or not; what is found stays. */

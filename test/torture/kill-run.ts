@@ -14,6 +14,7 @@ import { imagePath, readImage } from "./images.ts";
 import { KillableBox, withPatience } from "./killable-box.ts";
 import { Operator, reconcile } from "./operator.ts";
 import { requireRows } from "./rows.ts";
+import { ScratchVolume } from "./scratch-volume.ts";
 import { BLOCK_BYTES, stamped } from "./stamps.ts";
 import { require, Tally, Violation } from "./violations.ts";
 
@@ -72,6 +73,7 @@ class KillRun {
   readonly #contents: Contents;
   readonly #book: CopyBook;
   readonly #hosts: Hosts;
+  readonly #scratch: ScratchVolume;
   readonly #operator: Operator;
   /** Set while a round waits for its kill. */
   #commandGiven: () => void = () => undefined;
@@ -85,7 +87,9 @@ class KillRun {
     this.#book = new CopyBook(this.tally);
     const parts = { contents: this.#contents, book: this.#book, chance: this.#chance, tally: this.tally };
     this.#hosts = new Hosts(parts);
+    this.#scratch = new ScratchVolume(this.#box, this.#chance);
     this.#operator = new Operator({
+      scratch: this.#scratch,
       ...parts,
       box: this.#box,
       hosts: this.#hosts,
@@ -205,15 +209,15 @@ class KillRun {
     this.#operator.open = undefined;
     if (ending === "stop") this.#book.stoppedCleanly();
     else this.#book.killed();
-    reconcile(this.#book, this.tally, await listCopies(clients));
-    await requireRows(clients, this.#contents, this.#book);
+    reconcile(this.#book, await listCopies(clients));
+    await requireRows(clients, { contents: this.#contents, book: this.#book, scratch: this.#scratch });
     await this.#checkContents();
   }
 
   /** Finished volumes on the disk itself; the others through NBD, mostly in samples, or all would be copied at once. */
   async #checkContents(): Promise<void> {
     const { live } = await listCopies(this.#box.clients);
-    reconcile(this.#book, this.tally, { live, ended: [] });
+    reconcile(this.#book, { live, ended: [] });
     for (const volume of this.#contents.volumes) {
       const entering = live.filter(({ destination }) => destination === volume.label);
       const unfinished = entering.some(({ phase }) => phase === "copying");
@@ -257,7 +261,7 @@ class KillRun {
     const begin = performance.now();
     for (;;) {
       const listing = await listCopies(clients);
-      reconcile(this.#book, this.tally, listing);
+      reconcile(this.#book, listing);
       const copying = listing.live.filter(({ phase }: CopyFacts) => phase === "copying");
       if (copying.length === 0) return;
       require(performance.now() - begin < FINISH_PATIENCE_MS, () =>

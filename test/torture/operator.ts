@@ -12,6 +12,7 @@ import { Point } from "./cut.ts";
 import { type Hosts, sleep } from "./hosts.ts";
 import { adopt, readImage } from "./images.ts";
 import type { KillableBox } from "./killable-box.ts";
+import type { ScratchVolume } from "./scratch-volume.ts";
 import { require, type Tally, Violation } from "./violations.ts";
 
 /** More than these are cancelled again, so that there is room for what is new. */
@@ -29,6 +30,7 @@ export interface OperatorParts {
   readonly hosts: Hosts;
   readonly chance: Chance;
   readonly tally: Tally;
+  readonly scratch: ScratchVolume;
   /** Called right before a command is sent. */
   readonly onCommand: () => void;
 }
@@ -42,7 +44,8 @@ type CommandName =
   | "restore"
   | "cancel"
   | "stop-tracking"
-  | "pace";
+  | "pace"
+  | "scratch";
 
 interface Pair {
   readonly source: Volume;
@@ -79,13 +82,14 @@ export class Operator {
     const { book, chance } = this.#parts;
     const many = book.copies.size >= COPIES_WANTED_MAX;
     const weights = { start: many ? 0 : 5, "start-opc": many ? 0 : 3, several: 2, list: 2, restart: 6, restore: 3 };
-    return chance.weighted({ ...weights, cancel: many ? 6 : 1, "stop-tracking": 1, pace: 1 });
+    return chance.weighted({ ...weights, cancel: many ? 6 : 1, "stop-tracking": 1, pace: 1, scratch: 3 });
   }
 
   #carryOut(command: CommandName): Promise<"lost" | "done"> {
     const { book, chance } = this.#parts;
     const copies = [...book.copies.values()];
     if (command === "list") return this.#look();
+    if (command === "scratch") return this.#scratch();
     if (command === "start" || command === "start-opc" || copies.length === 0)
       return this.#fire([this.#anyPair()], command === "start-opc" ? "opc" : "quickopc");
     if (command === "several") return this.#fireSeveral(copies);
@@ -199,11 +203,16 @@ export class Operator {
     return answer.type === "lost" ? "lost" : "done";
   }
 
+  #scratch(): Promise<"lost" | "done"> {
+    this.#parts.onCommand();
+    return this.#parts.scratch.step();
+  }
+
   async #look(): Promise<"lost" | "done"> {
-    const { box, book, tally } = this.#parts;
+    const { box, book } = this.#parts;
     const answer = await ask("list", listCopies(box.clients));
     if (answer.type === "lost") return "lost";
-    if (answer.type === "answer") reconcile(book, tally, answer.value);
+    if (answer.type === "answer") reconcile(book, answer.value);
     return "done";
   }
 
@@ -237,7 +246,6 @@ export function copyStopsTracking(copy: KnownCopy): void {
 /** What the box lists agrees with the book; plain copies may have completed. */
 export function reconcile(
   book: CopyBook,
-  tally: Tally,
   { live, ended }: { live: readonly CopyFacts[]; ended: readonly CopyFacts[] },
 ): void {
   const ids = new Set(live.map(({ id }) => id));
@@ -248,8 +256,8 @@ export function reconcile(
     require(!copy.tracking, () =>
       `${copy.id}, which tracks ${copy.source.label} to ${copy.destination.label}, is gone`);
     const end = ended.find(({ id }) => id === copy.id);
-    if (end === undefined) tally.endsForgotten++;
-    else require(end.phase === "completed", () => `${copy.id} ended as ${end.phase}; nobody cancelled it`);
+    require(end?.phase === "completed", () =>
+      `${copy.id} is gone, ${end === undefined ? "and nobody knows of its end" : `it ended as ${end.phase}`}`);
     book.copies.delete(copy.id);
   }
   for (const facts of live) book.observe(facts);

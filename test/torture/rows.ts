@@ -4,10 +4,19 @@ import { VolumeState } from "../../src/gen/tidemark/v1/volume.ts";
 import { type Clients, call } from "../server/fixture.ts";
 import type { Contents } from "./contents.ts";
 import type { CopyBook } from "./copy-book.ts";
+import { SCRATCH_NAME, type ScratchVolume } from "./scratch-volume.ts";
 import { require } from "./violations.ts";
 
-export async function requireRows(clients: Clients, contents: Contents, book: CopyBook): Promise<void> {
-  const { volumes } = await call(clients.volumes, "listVolumes", { pageSize: 0, pageToken: "" });
+export async function requireRows(
+  clients: Clients,
+  { contents, book, scratch }: { contents: Contents; book: CopyBook; scratch: ScratchVolume },
+): Promise<void> {
+  const listed = (await call(clients.volumes, "listVolumes", { pageSize: 0, pageToken: "" })).volumes;
+  const offered = (await call(clients.exports, "listExports", { pageSize: 0, pageToken: "" })).exports;
+  const isScratch = ({ name }: { readonly name: string }) => name === SCRATCH_NAME;
+  scratch.settle(listed.find(isScratch), offered.find(isScratch));
+  const volumes = listed.filter((volume) => !isScratch(volume));
+  const exports = offered.filter((one) => !isScratch(one));
   const wanted = contents.volumes.map(({ label, sizeBytes }) => `${label} ${sizeBytes}`).join(", ");
   const found = volumes.map(({ name, sizeBytes }) => `${name} ${sizeBytes}`).join(", ");
   require(found === wanted, () => `volumes are ${found}, expected ${wanted}`);
@@ -18,7 +27,6 @@ export async function requireRows(clients: Clients, contents: Contents, book: Co
         require(book.find(holder)?.tracking === true, () =>
           `epoch ${id} of ${volume.name} is held by ${holder}, which does not track`);
   }
-  const { exports } = await call(clients.exports, "listExports", { pageSize: 0, pageToken: "" });
   const names = exports.map(({ name }) => name).join(", ");
   require(names === contents.volumes.map(({ label }) => label).join(", "), () => `exports are ${names}`);
   const { box } = await call(clients.box, "getBox", {});

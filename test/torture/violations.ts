@@ -26,8 +26,6 @@ export class Tally {
   writesAcknowledged = 0;
   copiesChecked = 0;
   bytesVerified = 0;
-  /** Copies that completed or were cancelled around a kill and that the history does not know. */
-  endsForgotten = 0;
   readonly commandCounts: Record<string, number> = {};
   readonly refusals: Record<string, number> = {};
 

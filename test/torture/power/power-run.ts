@@ -136,11 +136,11 @@ class Losses {
     const listing = await box.list();
     this.#settleOpen(expectation, listing);
     book.killed();
-    reconcile(book, this.#tally, listing);
+    reconcile(book, listing);
     require(box.troubles.length === 0, () => `the engine reports ${box.troubles.join("; ")}`);
     if (this.#chance.happens(READ_AT_ONCE)) await this.#checkVolumes(box, expectation, "the engine");
     await box.allCopied();
-    reconcile(book, this.#tally, await box.list());
+    reconcile(book, await box.list());
     await this.#checkVolumes(box, expectation, "the engine, all copied");
     await this.#runAgain(box, expectation);
   }

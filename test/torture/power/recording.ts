@@ -265,7 +265,7 @@ class Recorder {
 
   async #look(): Promise<void> {
     const listing = await this.#box.list();
-    reconcile(this.#book, this.#tally, listing);
+    reconcile(this.#book, listing);
     this.#note({ type: "listed", ...listing });
   }
 
