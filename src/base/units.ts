@@ -26,8 +26,3 @@ export function granulesTouched(offsetBytes: number, lengthBytes: number): { fir
   const first = granuleIndexOf(offsetBytes);
   return { first, count: granuleIndexOf(offsetBytes + lengthBytes - 1) - first + 1 };
 }
-
-/** First byte of granule `granuleIndex`. */
-export function offsetOfGranule(granuleIndex: number): number {
-  return granuleIndex * GRANULE_SIZE_BYTES;
-}

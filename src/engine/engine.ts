@@ -149,7 +149,6 @@ class Engine implements LocalEngine {
     const running = this.#running;
     if (!running) return;
     this.#running = undefined;
-    this.#failStop.disarm();
     const { ports, volumes, sessions, scrubber } = running;
     await endedWithin(this.#clock, STOP_CLIENTS_MS + STOP_CLIENTS_CUT_MS, [
       this.#nbd.close({ graceMs: STOP_CLIENTS_MS }),

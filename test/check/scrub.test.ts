@@ -195,6 +195,24 @@ test("a checkpoint that fails while a damaged log is replaced: records go on int
   await lab.holds(t, "v4");
 });
 
+test("a volume that is taken out of the box while it is scrubbed is no damage", async (t) => {
+  const lab = await running(t);
+  await lab.engine.cancelSession("c1");
+  let goOn: () => void = () => undefined;
+  const slow = new Promise<void>((resolve) => {
+    goOn = resolve;
+  });
+  lab.lab.stateFiles.intercept = ({ type, path }) => (type === "open" && /v1\/al-/.test(path) ? slow : undefined);
+  const scrubbing = lab.engine.scrub({ kind: "volume", id: "v1" });
+  await lab.lab.settle();
+  lab.lab.stateFiles.intercept = undefined;
+  await lab.engine.removeVolume("v1");
+  goOn();
+  t.deepEqual((await scrubbing).findings, []);
+  t.false(await lab.lab.stateFiles.exists("volumes/v1"), "nothing of it was written anew");
+  t.deepEqual(await scrubAll(lab), []);
+});
+
 test("a stop ends a scrub", async (t) => {
   const lab = await running(t);
   let goOn: () => void = () => undefined;

@@ -98,6 +98,38 @@ for (const [operation, path] of [
     await lab.reads(t, "v1");
   });
 
+test("a point that cannot be synced while the box stops does not let writes go on either", async (t) => {
+  const lab = await CopyLab.start(t, [SMALL, SMALL]);
+  await lab.copy(t, "v1", "v2", "quickopc", { pace: 15 });
+  await lab.lab.finish();
+  let failNow: () => void = () => undefined;
+  const failing = new Promise<void>((_, reject) => {
+    failNow = () => reject(new InjectedFailure("EIO"));
+  });
+  let reached = false;
+  lab.lab.stateFiles.intercept = ({ type, path }) => {
+    if (type !== "sync" || !path.startsWith("points-")) return undefined;
+    reached = true;
+    return failing;
+  };
+  const nobody = () => undefined;
+  lab.engine.restartSessions(["c1"]).then(nobody, nobody);
+  for (let turn = 0; turn < 50 && !reached; turn++) await lab.lab.settle();
+  let written = false;
+  lab.engine.write(lab.extent("v1"), 5 * G, new Uint8Array(G)).then(() => {
+    written = true;
+  }, nobody);
+  lab.engine.stop().then(nobody, nobody);
+  await lab.lab.settle();
+  failNow();
+  await lab.lab.settle();
+  t.truthy(lab.lab.lost);
+  t.false(written);
+  await lab.holds(t, "v1");
+  lab.lab.stateFiles.intercept = undefined;
+  await lab.lab.kill(1);
+});
+
 test("a restart in the middle of copying does not wait for what is copied meanwhile", async (t) => {
   const disk = new FaultyDisk(4096 * G);
   const lab = await CopyLab.start(t, [4096 * G, disk], { jobBytes: 8 * G });

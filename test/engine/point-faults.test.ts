@@ -148,6 +148,21 @@ test("a volume is removed after what still settles of it, and the engine lives",
   await lab.lab.kill(1);
 });
 
+test("a volume whose files could not be removed can be tracked again", async (t) => {
+  const lab = await tracking(t);
+  await lab.engine.cancelSession("c1");
+  fail(lab, "remove", /^volumes\/v1\/al-/, "EBUSY");
+  await t.throwsAsync(() => lab.engine.removeVolume("v1"), { instanceOf: TidemarkError });
+  lab.lab.stateFiles.intercept = undefined;
+  await lab.copy(t, "v1", "v2", "quickopc", { pace: 15 });
+  await lab.lab.finish();
+  await lab.touch("v1", [4]);
+  await lab.lab.kill(1);
+  await lab.restart("c2");
+  await lab.lab.finish();
+  await lab.holds(t, "v2");
+});
+
 test("a sync of the points log that fails for want of permission ends the engine like any other", async (t) => {
   const lab = await tracking(t);
   fail(lab, "sync", /^points-/, "EACCES");

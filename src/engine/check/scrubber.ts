@@ -141,7 +141,8 @@ export class Scrubber {
     if (kind === "volume") {
       const volume = this.#volumes.find(id);
       const tracking = this.#volumes.trackingOf(id);
-      return volume && tracking && lookAtVolume(volume, tracking, this.#superFiles());
+      const isThere = () => this.#volumes.trackingOf(id) === tracking;
+      return volume && tracking && lookAtVolume(volume, tracking, { superFiles: this.#superFiles(), isThere });
     }
     const session = this.#sessions.find(id);
     return session && lookAtSession(session, this.#superFiles());
@@ -174,7 +175,11 @@ export class Scrubber {
   }
 }
 
-function lookAtVolume(volume: Volume, tracking: VolumeTracking, superFiles: StateFiles): Look {
+function lookAtVolume(
+  volume: Volume,
+  tracking: VolumeTracking,
+  { superFiles, isThere }: { readonly superFiles: StateFiles; readonly isThere: () => boolean },
+): Look {
   const directory = `${VOLUMES_DIRECTORY}/${volume.uid}`;
   const context = (name: string) => {
     const sessions = [...volume.leaving, ...volume.entering].filter((session) => session.tracking);
@@ -182,8 +187,9 @@ function lookAtVolume(volume: Volume, tracking: VolumeTracking, superFiles: Stat
     return volumeContext(`${directory}/${name}`, volume.name, needed);
   };
   return {
-    version: () => [tracking.record, tracking.activity.number],
+    version: () => [tracking.record, tracking.activity.number, isThere()],
     async read(checks) {
+      if (!isThere()) return;
       const { record } = tracking;
       const { number, sizeBytes } = tracking.activity;
       await checkSuper(checks, context("super"), () => tracking.verifySuper(superFiles));
@@ -193,7 +199,7 @@ function lookAtVolume(volume: Volume, tracking: VolumeTracking, superFiles: Stat
         await checkMap(checks, context(mapFileOf(id, serial)), expected);
       }
       const replayer = new ActivityReplayer();
-      const names = await checks.files.list(directory);
+      const names = (await reporting(checks, context("super"), () => checks.files.list(directory))) ?? [];
       const logs = new Set([
         ...activityLogNumbers(names, record.log).filter((one) => one < number),
         record.log,

@@ -8,7 +8,7 @@
  * Invariants:
  *   1. While armed, no caller ever sees a failure that is final.
  *   2. After the first one, and after `end`, no operation settles any more.
- * Not armed while the engine starts (the start is refused with the error) or stops (what is not durable is recovered).
+ * Not armed while the engine starts: the start is refused with the error.
  * Source: data-safety 1.2 "Metadata: abort the process, recover at start".
  */
 import { asTidemarkError, type TidemarkError } from "../../base/errors.ts";
@@ -25,10 +25,6 @@ export class FailStop {
 
   arm(): void {
     this.#armed = true;
-  }
-
-  disarm(): void {
-    this.#armed = false;
   }
 
   /** The engine has stopped: what a stalled device lets go on later must not touch files that the next start uses. */

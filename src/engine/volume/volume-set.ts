@@ -223,9 +223,11 @@ export class VolumeSet {
     const entry = this.#entry(uid);
     const { volume } = entry;
     const removing = async () => {
-      await entry.tracking?.remove();
+      const { tracking } = entry;
+      // First: nobody tracks with files that are half gone, should it fail.
       entry.tracking = undefined;
       volume.activity = undefined;
+      await tracking?.remove();
       await volume.device?.close();
     };
     try {

@@ -189,7 +189,9 @@ export class VolumeTracking {
 
   /** As Superblock.renew. */
   renewSuper(): Promise<void> {
-    return this.#super.renew(this.#files);
+    return this.#checkpoints.run(async () => {
+      if (!this.#closed) await this.#super.renew(this.#files);
+    });
   }
 
   /** As Superblock.verify. */
