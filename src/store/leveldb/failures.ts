@@ -20,6 +20,16 @@ export function openFailed(directory: string, error: unknown): TidemarkError {
       { cause: error },
     );
   if (codes.includes("LEVEL_CORRUPTION")) return damaged(directory, error);
+  if (/No space left on device|Disk quota exceeded/.test(reasonOf(error)))
+    return new TidemarkError(
+      "METADATA_WRITE_FAILED",
+      {
+        message: `${directory} cannot be opened without room: ${reasonOf(error)}`,
+        hint: "make room on the file system that holds the data directory, then start again; nothing is lost",
+        metadata,
+      },
+      { cause: error },
+    );
   return new TidemarkError(
     "STATE_DIRECTORY_INVALID",
     {
