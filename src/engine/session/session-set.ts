@@ -412,6 +412,7 @@ export class SessionSet {
       detach(session.destinationVolume.entering, session);
       this.#sessions.delete(session.id);
       this.#toldMs.delete(session.id);
+      this.#unsettled.delete(session); // its superblock says that it is over, whatever a point says
       session.releaseEpochs();
       this.#emit({ type: "session.ended", session: status, destinationUsable });
       release();
