@@ -90,15 +90,16 @@ async function runMutant(options: SimulationOptions, mutant: Mutant): Promise<Ki
 /** The first seed that the mutant fails and the engine as it is does not. */
 async function firstKill(options: SimulationOptions, tree: string): Promise<Failure | undefined> {
   const enough = (report: Report) => report.failures.length > 0;
-  const end = options.from + options.seeds;
+  const end = options.from + options.seeds * options.stride;
   for (let from = options.from; from < end; ) {
     const run = { jobs: options.jobs, enough, minimise: "no" } as const;
-    const report = await runPool({ ...run, from, seeds: end - from, tree });
+    const { histories, stride } = options;
+    const report = await runPool({ ...run, from, seeds: Math.floor((end - from) / stride), tree, histories, stride });
     const [first] = report.failures.toSorted((a, b) => a.seed - b.seed);
     if (!first) return undefined;
-    const itself = await runPool({ ...run, from: first.seed, seeds: 1, tree: ROOT });
+    const itself = await runPool({ ...run, from: first.seed, seeds: 1, tree: ROOT, histories });
     if (itself.failures.length === 0) return first;
-    from = first.seed + 1;
+    from = first.seed + stride;
   }
   return undefined;
 }

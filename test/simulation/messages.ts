@@ -1,10 +1,13 @@
 /** What the main process and its workers tell each other. */
+import type { Histories } from "./history.ts";
 import type { InvariantNumber } from "./invariants.ts";
 
-/** Run these seeds. */
+/** Run these seeds: `count` of them, each `stride` after the one before. */
 export interface Task {
   readonly from: number;
   readonly count: number;
+  readonly stride: number;
+  readonly histories: Histories;
   /** Make the first failing history short and tell it. */
   readonly minimise: "first-failure" | "no";
 }
