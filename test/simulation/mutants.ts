@@ -4,6 +4,8 @@
  * None of this exists in the engine: a mutant is made by replacing text in a copy of the source (mutant-tree.ts). Each text
  * must be found exactly once, so that a mutant cannot come to mean nothing while the engine changes.
  */
+import type { Feature } from "./world.ts";
+
 export interface Edit {
   readonly file: string;
   readonly find: string;
@@ -15,10 +17,19 @@ export interface Mutant {
   /** The rule that is left out, and where it stands. */
   readonly rule: string;
   readonly edits: readonly Edit[];
+  /** Worlds without these cannot notice it: their seeds are passed over. */
+  readonly needs?: readonly Feature[];
 }
 
-function mutant(name: string, rule: string, file: string, find: string, put: string): Mutant {
-  return { name, rule, edits: [{ file: `src/engine/${file}`, find, put }] };
+function mutant(
+  name: string,
+  rule: string,
+  file: string,
+  find: string,
+  put: string,
+  needs: readonly Feature[] = [],
+): Mutant {
+  return { name, rule, edits: [{ file: `src/engine/${file}`, find, put }], needs };
 }
 
 export const MUTANTS: readonly Mutant[] = [
@@ -29,6 +40,7 @@ export const MUTANTS: readonly Mutant[] = [
     "engine.ts",
     "    this.#failStop.arm();\n",
     "",
+    ["state-failure"],
   ),
   mutant(
     "failed-flush-forgiven",
@@ -40,6 +52,7 @@ export const MUTANTS: readonly Mutant[] = [
     // If that cannot`,
     `    return;
     // If that cannot`,
+    ["device-failure"],
   ),
   mutant(
     "failed-flush-unmarked",
@@ -47,6 +60,7 @@ export const MUTANTS: readonly Mutant[] = [
     "volume/volume-tracking.ts",
     "      setRegion(chain.open, region);\n",
     "",
+    ["device-failure"],
   ),
   // --- 1.3 -----------------------------------------------------------------------------------------------------------------
   mutant(

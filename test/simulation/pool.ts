@@ -7,6 +7,7 @@ import { type ChildProcess, fork } from "node:child_process";
 import { fileURLToPath } from "node:url";
 import type { Histories } from "./history.ts";
 import { NOTHING, type Report, sum, type Task } from "./messages.ts";
+import type { Feature } from "./world.ts";
 
 const SEEDS_PER_TASK = 25;
 /** A piece takes about a second; a loaded machine takes longer, an endless loop for ever. */
@@ -19,6 +20,8 @@ export interface PoolRun {
   /** One history of so many is run (1). */
   readonly stride?: number;
   readonly histories?: Histories;
+  /** As Task. */
+  readonly features?: readonly Feature[];
   readonly jobs: number;
   /** Folder of the tree to run: the project, or a mutant of it. */
   readonly tree: string;
@@ -31,7 +34,7 @@ export interface PoolRun {
 export async function runPool(run: PoolRun): Promise<Report> {
   let next = run.from;
   let total = NOTHING;
-  const { stride = 1, histories = "seeded" } = run;
+  const { stride = 1, histories = "seeded", features = [] } = run;
   const end = run.from + run.seeds * stride;
   const lane = async (): Promise<void> => {
     const worker = fork(`${run.tree}/test/simulation/worker.ts`, {
@@ -44,7 +47,7 @@ export async function runPool(run: PoolRun): Promise<Report> {
       while (next < end && !run.enough(total)) {
         const count = Math.min(SEEDS_PER_TASK, (end - next) / stride);
         const minimise = total.failures.length === 0 ? run.minimise : "no";
-        const task: Task = { from: next, count, stride, histories, minimise };
+        const task: Task = { from: next, count, stride, histories, features, minimise };
         next += count * stride;
         const report = await ask(worker, task);
         total = sum(total, report);

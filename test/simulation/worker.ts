@@ -18,6 +18,9 @@ async function run(task: Task): Promise<Report> {
   let report = NOTHING;
   for (let index = 0; index < task.count; index++) {
     const seed = task.from + index * task.stride;
+    report = sum(report, { ...NOTHING, seeds: 1 });
+    const { features } = historyOf(seed, task.histories).world;
+    if (!task.features.every((feature) => features.has(feature))) continue;
     // Errors are made by the thousand; their stacks are wanted only when one is told.
     Error.stackTraceLimit = 0;
     const { violation, ...figures } = await simulateSeed(seed, task.histories);
@@ -27,7 +30,7 @@ async function run(task: Task): Promise<Report> {
       const first = report.failures.length === 0 && task.minimise === "first-failure";
       failures.push({ seed, ...violation, history: first ? await toldInShort(seed, task.histories) : undefined });
     }
-    report = sum(report, { ...figures, seeds: 1, failures });
+    report = sum(report, { ...figures, seeds: 0, failures });
   }
   return report;
 }
