@@ -19,6 +19,8 @@ export interface Mutant {
   readonly edits: readonly Edit[];
   /** Worlds without these cannot notice it: their seeds are passed over. */
   readonly needs?: readonly Feature[];
+  /** Found only after some thousand seeds: not looked for in every run. */
+  readonly rare?: boolean;
 }
 
 function mutant(
