@@ -290,7 +290,7 @@ function isPoint({ pointMs, sessions, seals, logicalChanges, mapLengths }: JsonP
   if (!isWhole(pointMs) || ![sessions, seals, logicalChanges, mapLengths].every(Array.isArray)) return false;
   return (
     mapLengths.length === sessions.length &&
-    mapLengths.every((length) => length === FULL_MAP || isWhole(length)) &&
+    mapLengths.every((length) => length === FULL_MAP || length === MAP_IN_FILE || isWhole(length)) &&
     seals.every(isSeal) &&
     logicalChanges.every(
       (change) =>
