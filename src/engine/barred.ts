@@ -8,8 +8,10 @@
  * Role: decides who that is, from what reading the files has found (recovery.ts); nothing has been changed by then.
  */
 import { TidemarkError, toErrorRecord } from "../base/errors.ts";
-import type { OutOfServiceSession, SessionHint } from "./engine-api.ts";
+import { granuleCountOf } from "../base/units.ts";
+import type { OutOfServiceSession, SessionHint, SessionStatus } from "./engine-api.ts";
 import type { RecoveredPoint } from "./session/points-log.ts";
+import type { SessionRecord } from "./session/session-record.ts";
 import type { SessionReading } from "./session/session-recovery.ts";
 
 /** What was found, before it is known what it is connected with. */
@@ -67,7 +69,7 @@ export class OutOfService {
     return readings.flatMap(({ id, record }) => {
       const why = this.sessions.get(id);
       if (!why) return [];
-      return [{ id, failure: toErrorRecord(why), source: record?.source, destination: record?.destination }];
+      return [{ id, failure: toErrorRecord(why), session: record && statusOf(record) }];
     });
   }
 
@@ -109,6 +111,20 @@ function linkOf({ id, barred, record }: SessionReading, { hints, points }: Barre
   if (barred) for (const hint of hints) if (hint.id === id) for (const uid of hint.volumeUids) volumeUids.add(uid);
   if (barred && volumeUids.size === 0) throw barred;
   return { id, barred, volumeUids };
+}
+
+/** As far as can be said without its maps. */
+function statusOf(record: SessionRecord): SessionStatus {
+  const { state, mapFile: _, logFile: __, end: ___, ...facts } = record;
+  return {
+    ...facts,
+    phase: state === "failed" ? "failed" : "copying",
+    endedMs: undefined,
+    pendingGranules: record.plannedGranules,
+    changedGranules: 0,
+    totalGranules: granuleCountOf(record.source.lengthBytes),
+    etaSeconds: 0,
+  };
 }
 
 function outOfService({ code, detail }: TidemarkError): TidemarkError {

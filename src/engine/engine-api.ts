@@ -246,9 +246,8 @@ export interface EngineFound {
 export interface OutOfServiceSession {
   readonly id: string;
   readonly failure: ErrorRecord;
-  /** As its files say, as far as they could be read. */
-  readonly source: ExtentRef | undefined;
-  readonly destination: ExtentRef | undefined;
+  /** As its files say, as far as they could be read: not what is copied, and whether all of it is. */
+  readonly session: SessionStatus | undefined;
 }
 
 export interface EngineApi {
