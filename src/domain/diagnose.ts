@@ -67,7 +67,7 @@ function exportFindings(exports: Exports): Finding[] {
       check: "export-unavailable",
       subject: name,
       message: `the export is not offered: ${reason}`,
-      remedy: `bring its volume back, then: tidemark volume reopen; or tidemark export remove ${name}`,
+      remedy: `bring its volume back, as is said of it here; or tidemark export remove ${name}`,
     }),
   );
   if (exports.serverUri !== "") return findings;

@@ -86,7 +86,7 @@ export function hintsOf(rows: readonly CopyRow[], ended: ReadonlyMap<number, End
   }));
 }
 
-/** A row knows the phase, unless another run has begun since. */
+/** A row knows the phase, unless another run has begun since; what is left of the files may know more of the rest. */
 function lastKnown(
   session: SessionStatus | undefined,
   row: CopyRow | undefined,
@@ -94,10 +94,12 @@ function lastKnown(
 ): SessionStatus | undefined {
   const known = session ?? (row && statusOf(row));
   if (!known) return undefined;
-  const phase = row?.generation === known.generation ? (row.phase as CopyPhase) : known.phase;
-  const message = [detail.message, detail.hint].filter((text) => text !== undefined).join("; ");
+  const isRowNewer = row !== undefined && row.generation >= known.generation;
+  const { kind, phase, pointMs, generation } = isRowNewer ? statusOf(row) : known;
   const pendingGranules = phase === "tracking" ? 0 : known.pendingGranules;
-  return { ...known, phase, pendingGranules, etaSeconds: 0, failure: { cause: "OTHER", message } };
+  const message = [detail.message, detail.hint].filter((text) => text !== undefined).join("; ");
+  const failure = { cause: "OTHER" as const, message };
+  return { ...known, kind, phase, pointMs, generation, pendingGranules, failure };
 }
 
 function statusOf(row: CopyRow): SessionStatus {
