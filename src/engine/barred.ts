@@ -10,18 +10,21 @@
 import { TidemarkError, toErrorRecord } from "../base/errors.ts";
 import { granuleCountOf } from "../base/units.ts";
 import type { OutOfServiceSession, SessionHint, SessionStatus } from "./engine-api.ts";
-import type { RecoveredPoint } from "./session/points-log.ts";
+import type { PointRecord, RecoveredPoint } from "./session/points-log.ts";
 import type { SessionRecord } from "./session/session-record.ts";
 import type { SessionReading } from "./session/session-recovery.ts";
+
+/** What is known of a session that was read. */
+export type ReadSide = Pick<SessionReading, "id" | "record" | "connects" | "barred">;
 
 /** What was found, before it is known what it is connected with. */
 export interface BarredFiles {
   /** Volumes with such a file. */
   readonly volumes: ReadonlyMap<string, TidemarkError>;
-  readonly sessions: readonly SessionReading[];
+  readonly sessions: readonly ReadSide[];
   /** What others know of the sessions. */
   readonly hints: readonly SessionHint[];
-  readonly points: readonly RecoveredPoint[];
+  readonly points: readonly PointRecord[];
 }
 
 /** By uid, by id: why, as OUT_OF_SERVICE. */
@@ -65,7 +68,7 @@ export class OutOfService {
     return [...new Set([...this.volumes.values(), ...this.sessions.values()])];
   }
 
-  list(readings: readonly SessionReading[]): OutOfServiceSession[] {
+  list(readings: readonly ReadSide[]): OutOfServiceSession[] {
     return readings.flatMap(({ id, record }) => {
       const why = this.sessions.get(id);
       if (!why) return [];
@@ -104,7 +107,7 @@ interface SessionLink {
 }
 
 /** Of a session that cannot be read, everybody's word counts: a volume too many costs less than one too few. */
-function linkOf({ id, barred, record }: SessionReading, { hints, points }: BarredFiles): SessionLink {
+function linkOf({ id, barred, record }: ReadSide, { hints, points }: BarredFiles): SessionLink {
   const said = record ? [record] : [];
   if (barred) said.push(...points.flatMap(({ sessions }) => sessions.filter((session) => session.id === id)));
   const volumeUids = new Set(said.flatMap(({ source, destination }) => [source.volumeUid, destination.volumeUid]));
