@@ -149,8 +149,8 @@ export const MUTANTS: readonly Mutant[] = [
     "start-not-durable",
     "1.4: the record of a point is durable before its gates open",
     "session/points-log.ts",
-    "Buffer.concat([head, json, ...encoded]));\n    await this.#log.sync();",
-    "Buffer.concat([head, json, ...encoded]));",
+    "await log.append(encodePoint(record, maps));\n    await log.sync();",
+    "await log.append(encodePoint(record, maps));",
   ),
   mutant(
     "points-forgotten-early",
@@ -324,8 +324,8 @@ export const MUTANTS: readonly Mutant[] = [
     "torn-tail-kept",
     "1.8: a torn tail is cut off before the log goes on",
     "durable/frame-log.ts",
-    "        await file.truncate(found.endBytes);\n",
-    "",
+    "    await this.#file.truncate(this.#end.offsetBytes);\n    await this.#file.sync();\n    this.#uncut",
+    "    this.#uncut",
   ),
   mutant(
     "refused-frame-left",
@@ -370,16 +370,16 @@ export const MUTANTS: readonly Mutant[] = [
     name: "torn-slot-left",
     rule: "1.8: a torn slot is written anew before anything is done on the strength of the other one",
     edits: [
-      { file: "src/engine/session/session-recovery.ts", find: "  await superblock?.heal();\n", put: "" },
-      { file: "src/engine/volume/volume-tracking.ts", find: "      await superblock.heal();\n", put: "" },
+      { file: "src/engine/session/session-files.ts", find: "    await this.#super.heal();\n", put: "" },
+      { file: "src/engine/volume/volume-tracking.ts", find: "    await this.#super.heal();\n", put: "" },
     ],
   },
   mutant(
     "found-names-not-synced",
     "1.10: names that are found are durable before anybody acts on them",
     "session/session-recovery.ts",
-    "  // After a kill the names need not be durable yet (data-safety 1.10 rule 3).\n  await files",
-    "  void files",
+    "    // After a kill the names need not be durable yet (data-safety 1.10 rule 3).\n    await files",
+    "    void files",
   ),
   mutant(
     "hot-regions-forgotten",
