@@ -11,7 +11,6 @@ import { Level } from "level";
 import { TidemarkError } from "../../base/errors.ts";
 import type { KeyRange, KeyValue, KeyValueChange } from "../key-value.ts";
 import type { Schema } from "../schema.ts";
-import type { Store } from "../store.ts";
 import { TableStore } from "../table-store.ts";
 import { openFailed, readFailed, reopenFailed } from "./failures.ts";
 import { requireRoom } from "./room.ts";
@@ -19,7 +18,7 @@ import { requireRoom } from "./room.ts";
 type Database = Level<string, Uint8Array>;
 
 /** Opens, or makes, the database in `directory`. STATE_DIRECTORY_LOCKED, METADATA_CORRUPT, SCHEMA_TOO_NEW. */
-export async function openLevelStore(directory: string, schema?: Schema): Promise<Store> {
+export async function openLevelStore(directory: string, schema?: Schema): Promise<TableStore> {
   return TableStore.open(await LevelEngine.open(directory), schema);
 }
 
@@ -47,6 +46,15 @@ class LevelEngine implements KeyValue {
     await this.#reopening;
     try {
       return await this.#require().get(key);
+    } catch (error) {
+      throw readFailed(this.#directory, error);
+    }
+  }
+
+  async getMany(keys: readonly string[]): Promise<(Uint8Array | undefined)[]> {
+    await this.#reopening;
+    try {
+      return await this.#require().getMany([...keys]);
     } catch (error) {
       throw readFailed(this.#directory, error);
     }
