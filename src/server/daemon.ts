@@ -1,7 +1,7 @@
 /**
  * Daemon: the box's life from an empty directory to an answering API, and back.
  *
- * Order: lock the data directory, store, engine thread, box (recovery, NBD, exports), API last, so that whoever gets an
+ * Order: lock the data directory, store, its binding to the state, engine thread, box (recovery, NBD, exports), API last, so that whoever gets an
  * answer gets it from a complete box. The way back is the reverse.
  */
 import { readFileSync } from "node:fs";
@@ -9,9 +9,11 @@ import type { ServerInterceptor } from "@grpc/grpc-js";
 import type { Logger } from "pino";
 import { systemClock, systemRandom } from "../base/clock.ts";
 import { TidemarkError } from "../base/errors.ts";
+import { bindDatabase } from "../domain/binding.ts";
 import { Box } from "../domain/box.ts";
 import { systemPaths } from "../domain/paths.ts";
 import { native } from "../engine/device/native.ts";
+import { systemStateFiles } from "../engine/durable/system-state-files.ts";
 import { type EngineClient, type EngineExit, startEngineThread } from "../engine/worker/engine-client.ts";
 import { openLevelStore } from "../store/leveldb/leveldb.ts";
 import type { Store } from "../store/store.ts";
@@ -81,12 +83,16 @@ async function openAll(
   const defaults = defaultAddresses(directory.run);
   const nbd = options.nbd ?? defaults.nbd;
   await requireDatabase(directory);
-  const store = await openLevelStore(directory.database).catch(async (error: unknown) => {
+  const database = await openLevelStore(directory.database).catch(async (error: unknown) => {
     const locked = error instanceof TidemarkError && error.code === "STATE_DIRECTORY_LOCKED";
     throw locked ? await lockedBy(directory.path) : error;
   });
+  opened.store = database;
+  if ((await database.list("copies", { limit: 1 })).length > 0) await requireState(directory);
+  // Before the engine: what has no row in a database that has lost some would have failed, durably.
+  const report = (what: string, error: unknown) => log.error({ err: error }, what);
+  const store = await bindDatabase(database, systemStateFiles(directory.engine), report);
   opened.store = store;
-  if ((await store.list("copies", { limit: 1 })).length > 0) await requireState(directory);
   const engine = startEngineThread();
   opened.engine = engine;
   engine.onExit((exit) => {
@@ -98,7 +104,7 @@ async function openAll(
     clock: systemClock,
     random: systemRandom,
     paths: systemPaths,
-    report: (what, error) => log.error({ err: error }, what),
+    report,
     number: options.boxNumber,
     dataDirectory: directory.path,
     stateDirectory: directory.engine,

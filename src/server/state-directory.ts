@@ -109,7 +109,8 @@ async function makeDirectory(path: string): Promise<void> {
  */
 export async function requireDatabase({ path, database, engine }: StateDirectory): Promise<void> {
   if (await exists(join(database, "CURRENT"))) return;
-  if (!(await hasEntries(join(engine, "sessions"))) && !(await hasEntries(join(engine, "volumes")))) return;
+  const isNew = !(await hasEntries(join(engine, "sessions"))) && !(await hasEntries(join(engine, "volumes")));
+  if (isNew && !(await exists(join(engine, "box")))) return;
   throw tornApart(`${database} is missing or empty, but ${engine} holds the state of a box`, path, database);
 }
 

@@ -12,11 +12,11 @@ import { storeKey, tableRange } from "./keys.ts";
 import { COMMIT_CHANGES_MAX, LIST_ROWS_MAX, VALUE_BYTES_MAX } from "./limits.ts";
 import type { KeyOf, Rows, TableName } from "./rows.ts";
 import { SCHEMA, type Schema, settleSchema } from "./schema.ts";
-import type { Change, InspectedRow, ListOptions, Store } from "./store.ts";
+import type { Change, InspectedRow, ListOptions, TalliedStore } from "./store.ts";
 import { TABLES } from "./tables.ts";
 import { type Examination, TalliedEngine, type Tally } from "./tally.ts";
 
-export class TableStore implements Store {
+export class TableStore implements TalliedStore {
   readonly #engine: TalliedEngine;
   readonly #commits: CommitLine;
   #closing: Promise<void> | undefined;

@@ -6,8 +6,9 @@
  */
 import { AssertionError } from "../../base/assert.ts";
 import { asTidemarkError } from "../../base/errors.ts";
+import { BOX_FILE, openBoxFile } from "../durable/box-file.ts";
 import { TEMPORARY_SUFFIX } from "../durable/replace-file.ts";
-import { isBarring, type StateFiles } from "../durable/state-files.ts";
+import { isBarring, isDamage, type StateFiles } from "../durable/state-files.ts";
 import type { FindingKind, MetadataFinding, SessionHint, VolumeSpec } from "../engine-api.ts";
 import { CLEAN_STOP_FILE, readStampFrame } from "../foreign-writes.ts";
 import { type Core, loadCore } from "../map/core.ts";
@@ -20,7 +21,7 @@ import { type CheckedSession, checkSession } from "./check-session.ts";
 import { checkVolume, type NeededEpoch } from "./check-volume.ts";
 import { FindingList, harmless } from "./finding.ts";
 import { readOnlyFiles } from "./read-only-files.ts";
-import { type Checks, checkLog } from "./verify.ts";
+import { type Checks, checkLog, staleSlot } from "./verify.ts";
 
 /** What a check of the state directory gives back. */
 export interface StateCheck {
@@ -152,12 +153,27 @@ class StateWalk {
   async #root(names: readonly string[]): Promise<void> {
     for (const name of names) {
       if (name === VOLUMES_DIRECTORY || name === SESSIONS_DIRECTORY || /^points-\d+\.log$/.test(name)) continue;
-      if (name === CLEAN_STOP_FILE) await this.#cleanStop(name);
+      if (name === BOX_FILE) await this.#boxFile(name);
+      else if (name === CLEAN_STOP_FILE) await this.#cleanStop(name);
       else if (/^points-\d+\.log\.damaged$/.test(name)) this.#setAside(name);
       else if (name.endsWith(TEMPORARY_SUFFIX)) {
         const message = "it was being written when the daemon ended";
         this.checks.findings.add(harmless("left-over", { path: name, subject: "", message }));
       } else this.#unknown(name, "nobody knows this file");
+    }
+  }
+
+  /** What it says, and that it cannot be read, is for whoever knows the database (domain/binding.ts). */
+  async #boxFile(path: string): Promise<void> {
+    this.checks.tally.files++;
+    const context = { path, subject: "", cost: "", remedy: "" };
+    try {
+      const superblock = await openBoxFile(this.checks.files);
+      await superblock.close();
+      if (superblock.damagedSlot !== undefined) this.checks.findings.add(staleSlot(context, superblock.damagedSlot));
+    } catch (cause) {
+      const error = asTidemarkError(cause);
+      if (!isDamage(error)) this.checks.findings.addError(error, context);
     }
   }
 
