@@ -49,12 +49,7 @@ export async function bindDatabase(
   files: StateFiles,
   report: (what: string, error: unknown) => void,
 ): Promise<Store> {
-  const { tally, damage } = await store.examine();
-  if (damage !== undefined || tally === undefined) throw damage ?? store.tally;
-  const box = await store.get("box", "box");
-  const recorded = await readRecord(files);
-  const refusal = mismatch({ box, tally }, recorded);
-  if (refusal !== undefined) throw refusal;
+  const { box, recorded } = await requireMatch(store, files);
   await files.syncDirectory("");
   const superblock = recorded.kind === "record" ? await openBoxFile(files) : undefined;
   try {
@@ -66,6 +61,20 @@ export async function bindDatabase(
   const bound = new BoundStore({ store, files, report, superblock });
   await bound.open(box);
   return bound;
+}
+
+/** Refuses a database that must not be used with this state, as `bindDatabase`; nothing is changed. */
+export async function requireMatch(
+  store: TalliedStore,
+  files: StateFiles,
+): Promise<{ readonly box: BoxRow | undefined; readonly recorded: Recorded }> {
+  const { tally, damage } = await store.examine();
+  if (damage !== undefined) throw damage;
+  const box = await store.get("box", "box");
+  const recorded = await readRecord(files);
+  const refusal = mismatch({ box, tally }, recorded);
+  if (refusal !== undefined) throw refusal;
+  return { box, recorded };
 }
 
 /** What the state says. Errors that say nothing about the file are thrown. */

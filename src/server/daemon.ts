@@ -5,17 +5,22 @@
  * answer gets it from a complete box. The way back is the reverse.
  */
 import { readFileSync } from "node:fs";
+import { cp, mkdtemp, rm } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
 import type { ServerInterceptor } from "@grpc/grpc-js";
 import type { Logger } from "pino";
 import { systemClock, systemRandom } from "../base/clock.ts";
 import { TidemarkError } from "../base/errors.ts";
-import { bindDatabase } from "../domain/binding.ts";
+import { bindDatabase, requireMatch } from "../domain/binding.ts";
 import { Box } from "../domain/box.ts";
 import { systemPaths } from "../domain/paths.ts";
 import { native } from "../engine/device/native.ts";
+import type { StateFiles } from "../engine/durable/state-files.ts";
 import { systemStateFiles } from "../engine/durable/system-state-files.ts";
 import { type EngineClient, type EngineExit, startEngineThread } from "../engine/worker/engine-client.ts";
 import { openLevelStore } from "../store/leveldb/leveldb.ts";
+import { checkLogs } from "../store/leveldb/log-check.ts";
 import type { Store } from "../store/store.ts";
 import { addressText } from "./addresses.ts";
 import { type GrpcServer, startGrpcServer } from "./grpc-server.ts";
@@ -83,6 +88,8 @@ async function openAll(
   const defaults = defaultAddresses(directory.run);
   const nbd = options.nbd ?? defaults.nbd;
   await requireDatabase(directory);
+  const files = systemStateFiles(directory.engine);
+  if ((await checkLogs(directory.database)) === "torn") await tryCopy(directory, files);
   const database = await openLevelStore(directory.database).catch(async (error: unknown) => {
     const locked = error instanceof TidemarkError && error.code === "STATE_DIRECTORY_LOCKED";
     throw locked ? await lockedBy(directory.path) : error;
@@ -91,7 +98,7 @@ async function openAll(
   if ((await database.list("copies", { limit: 1 })).length > 0) await requireState(directory);
   // Before the engine: what has no row in a database that has lost some would have failed, durably.
   const report = (what: string, error: unknown) => log.error({ err: error }, what);
-  const store = await bindDatabase(database, systemStateFiles(directory.engine), report);
+  const store = await bindDatabase(database, files, report);
   opened.store = store;
   const engine = startEngineThread();
   opened.engine = engine;
@@ -131,6 +138,26 @@ async function openAll(
   );
   opened.server = server;
   return { box, server };
+}
+
+/**
+ * A log without its end, as a kill or power failure may leave it: opening cuts it for good, so whatever refuses the start then
+ * is found in a copy first.
+ */
+async function tryCopy({ path, database }: StateDirectory, files: StateFiles): Promise<void> {
+  const temporary = await mkdtemp(join(tmpdir(), "tidemark-start-"));
+  try {
+    const copy = join(temporary, "db");
+    await cp(database, copy, { recursive: true });
+    const store = await openLevelStore(copy);
+    await requireMatch(store, files).finally(() => store.close());
+  } catch (error) {
+    if (!(error instanceof TidemarkError)) throw error;
+    const message = error.detail.message.replaceAll(temporary, path);
+    throw new TidemarkError(error.code, { ...error.detail, message }, { cause: error });
+  } finally {
+    await rm(temporary, { recursive: true, force: true });
+  }
 }
 
 /** Closes what is open, last opened first; goes on after a failure and throws the first one. */

@@ -193,11 +193,11 @@ async function readCopy({ path, database }: StateDirectory): Promise<Database> {
 async function readRows(store: TalliedStore): Promise<Database> {
   const rows = await checkRows(store);
   const { tally, damage } = await store.examine();
-  if (tally !== undefined && damage === undefined) {
+  if (damage === undefined) {
     const known = { box: await store.get("box", "box"), tally };
     return { ...rows, known, mismatch: undefined };
   }
-  const { message, detail } = damage ?? new TidemarkError("METADATA_CORRUPT", { message: "it has lost its tally" });
+  const { message, detail } = damage;
   const isTold = rows.findings.some((finding) => finding.message === message);
   const findings = isTold ? rows.findings : [...rows.findings, databaseFinding("damaged", message, detail.hint)];
   // What is there may not be all there is.

@@ -24,13 +24,11 @@ export interface Tally {
   readonly digest: string;
 }
 
-/** What reading everything has shown. */
-export interface Examination {
-  /** Undefined when the row that says it is missing or damaged. */
-  readonly tally: Tally | undefined;
-  /** Why the content cannot be relied on. */
-  readonly damage: TidemarkError | undefined;
-}
+/** What reading everything has shown; `damage` says why the content cannot be relied on. */
+export type Examination =
+  | { readonly tally: Tally; readonly damage: undefined }
+  /** Without a tally when the row itself is missing or damaged. */
+  | { readonly tally: Tally | undefined; readonly damage: TidemarkError };
 
 export const TALLY_KEY = storeKey("tally", "tally");
 const DIGEST_BYTES = 16;
@@ -62,7 +60,7 @@ export class TalliedEngine implements KeyValue {
     const tally = await readTally(this.#engine);
     const digest = Buffer.alloc(DIGEST_BYTES);
     let values = 0;
-    let damage = tally instanceof TidemarkError ? tally : undefined;
+    let damage: TidemarkError | undefined;
     for await (const [key, value] of this.#engine.entries({
       ...EVERY_KEY,
       reverse: false,
@@ -73,10 +71,10 @@ export class TalliedEngine implements KeyValue {
       combine(digest, key, value);
       damage ??= damageOf(key, value);
     }
-    if (tally instanceof TidemarkError) return { tally: undefined, damage };
-    if (damage === undefined && (values !== tally.values || digest.toString("hex") !== tally.digest))
-      damage = incomplete(values, tally.values);
-    return { tally, damage };
+    if (tally instanceof TidemarkError) return { tally: undefined, damage: damage ?? tally };
+    if (damage !== undefined) return { tally, damage };
+    const isWhole = values === tally.values && digest.toString("hex") === tally.digest;
+    return isWhole ? { tally, damage: undefined } : { tally, damage: incomplete(values, tally.values) };
   }
 
   get(key: string): Promise<Uint8Array | undefined> {

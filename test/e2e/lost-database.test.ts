@@ -86,8 +86,8 @@ test.serial(
     content[100]! ^= 1;
     await writeFile(path, content);
     const damaged = await digests(db);
-    await refused(t, daemon, /\.log|has lost changes/);
-    t.is((await digests(db))[path], damaged[path], "the log is as it was");
+    await refused(t, daemon, /\d+\.log is damaged at byte \d+, and there are changes behind that/);
+    t.deepEqual(await digests(db), damaged, "the database is as it was");
     await put(good, db);
     await daemon.serveAgain();
     await whole(t, daemon);
@@ -110,7 +110,7 @@ test.serial("flipped bits all over db: each start is refused, or everything is t
   let refusals = 0;
   for (const name of files) {
     const content = await readFile(join(good, name));
-    for (const at of content.length === 0 ? [] : places(content.length, 5)) {
+    for (const at of content.length === 0 ? [] : places(content.length, 4)) {
       await put(good, db);
       const damaged = Buffer.from(content);
       damaged[at]! ^= 1 << (at % 8);
@@ -162,12 +162,9 @@ test.serial("an emptied db, and a state without its record: refused", async (t) 
   await rename(db, good);
   await mkdir(db);
   await refused(t, daemon, /db is missing or empty/);
-  // A database without anything in it, as LevelDB makes of one whose log is gone.
-  const empty = await Daemon.start(t);
-  await empty.box.stop();
   await put(good, db);
-  for (const name of await readdir(db)) if (name.endsWith(".ldb")) await rm(join(db, name));
-  await refused(t, daemon, /db|lost/);
+  for (const name of await readdir(db)) if (name.endsWith(".log")) await rm(join(db, name));
+  await refused(t, daemon, /db is empty, state\/box says that it had \d+/);
   await put(good, db);
   const record = dataOf(daemon, "state/box");
   await rename(record, daemon.path("record"));

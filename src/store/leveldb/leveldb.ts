@@ -4,6 +4,7 @@
  * Every batch is written with `sync: true`: LevelDB's default loses acknowledged writes at power loss. A database that
  * another process has open is STATE_DIRECTORY_LOCKED; one that cannot be opened is METADATA_CORRUPT and never repaired
  * by itself (data-safety §1.9).
+ * LevelDB drops what it cannot read of its log: the log is looked at before it is opened (log-check.ts).
  * After a failed write LevelDB takes no more, or writes on behind a torn record, and its buffer may still hold what was
  * refused: it is closed and opened anew before the next batch, once there is room for what opening writes.
  */
@@ -13,6 +14,7 @@ import type { KeyRange, KeyValue, KeyValueChange } from "../key-value.ts";
 import type { Schema } from "../schema.ts";
 import { TableStore } from "../table-store.ts";
 import { openFailed, readFailed, reopenFailed } from "./failures.ts";
+import { checkLogs } from "./log-check.ts";
 import { requireRoom } from "./room.ts";
 
 type Database = Level<string, Uint8Array>;
@@ -36,6 +38,7 @@ class LevelEngine implements KeyValue {
 
   static async open(directory: string): Promise<LevelEngine> {
     try {
+      await checkLogs(directory);
       return new LevelEngine(directory, await openDatabase(directory));
     } catch (error) {
       throw openFailed(directory, error);
