@@ -261,8 +261,9 @@ function foreign(box: BoxRow, record: BoxRecord): TidemarkError {
 }
 
 function recordLost({ code, message }: TidemarkError): TidemarkError {
-  const what = code === "PATH_NOT_FOUND" ? `state/${BOX_FILE} is missing` : `state/${message}`;
-  return new TidemarkError("METADATA_CORRUPT", {
+  const isMissing = code === "PATH_NOT_FOUND";
+  const what = isMissing ? `state/${BOX_FILE} is missing` : `state/${message}`;
+  return new TidemarkError(isMissing ? "STATE_DIRECTORY_INVALID" : "METADATA_CORRUPT", {
     message: `${what}: nobody can tell whether db is the one that belongs to this state`,
     hint: `put the file back; if it is gone and db is the newest there is, look at tidemark fsck, then: ${ACCEPT}`,
     metadata: { path: `state/${BOX_FILE}` },

@@ -88,8 +88,9 @@ async function openAll(
   const defaults = defaultAddresses(directory.run);
   const nbd = options.nbd ?? defaults.nbd;
   await requireDatabase(directory);
+  const report = (what: string, error: unknown) => log.error({ err: error }, what);
   const files = systemStateFiles(directory.engine);
-  if ((await checkLogs(directory.database)) === "torn") await tryCopy(directory, files);
+  if ((await checkLogs(directory.database)) === "torn") await tryCopy(directory, files, report);
   const database = await openLevelStore(directory.database).catch(async (error: unknown) => {
     const locked = error instanceof TidemarkError && error.code === "STATE_DIRECTORY_LOCKED";
     throw locked ? await lockedBy(directory.path) : error;
@@ -97,7 +98,6 @@ async function openAll(
   opened.store = database;
   if ((await database.list("copies", { limit: 1 })).length > 0) await requireState(directory);
   // Before the engine: what has no row in a database that has lost some would have failed, durably.
-  const report = (what: string, error: unknown) => log.error({ err: error }, what);
   const store = await bindDatabase(database, files, report);
   opened.store = store;
   const engine = startEngineThread();
@@ -142,14 +142,17 @@ async function openAll(
 
 /**
  * A log without its end, as a kill or power failure may leave it: opening cuts it for good, so whatever refuses the start then
- * is found in a copy first.
+ * is found in a copy first, if there is room for one.
  */
-async function tryCopy({ path, database }: StateDirectory, files: StateFiles): Promise<void> {
-  const temporary = await mkdtemp(join(tmpdir(), "tidemark-start-"));
+async function tryCopy(
+  { path, database }: StateDirectory,
+  files: StateFiles,
+  report: (what: string, error: unknown) => void,
+): Promise<void> {
+  const temporary = await copyOf(database).catch((error: unknown) => report("db could not be tried in a copy", error));
+  if (temporary === undefined) return;
   try {
-    const copy = join(temporary, "db");
-    await cp(database, copy, { recursive: true });
-    const store = await openLevelStore(copy);
+    const store = await openLevelStore(join(temporary, "db"));
     await requireMatch(store, files).finally(() => store.close());
   } catch (error) {
     if (!(error instanceof TidemarkError)) throw error;
@@ -157,6 +160,17 @@ async function tryCopy({ path, database }: StateDirectory, files: StateFiles): P
     throw new TidemarkError(error.code, { ...error.detail, message }, { cause: error });
   } finally {
     await rm(temporary, { recursive: true, force: true });
+  }
+}
+
+async function copyOf(database: string): Promise<string> {
+  const temporary = await mkdtemp(join(tmpdir(), "tidemark-start-"));
+  try {
+    await cp(database, join(temporary, "db"), { recursive: true });
+    return temporary;
+  } catch (error) {
+    await rm(temporary, { recursive: true, force: true });
+    throw error;
   }
 }
 

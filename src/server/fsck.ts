@@ -17,7 +17,7 @@ import { acceptDatabase, type KnownDatabase, mismatch, readRecord } from "../dom
 import { hintsOf } from "../domain/out-of-service.ts";
 import { type CheckedRows, checkCopies, checkRows, DATABASE_PATH, inDataDirectory } from "../domain/row-checks.ts";
 import { checkState, type StateCheck } from "../engine/check/check-state.ts";
-import { findingOf, kindOf } from "../engine/check/finding.ts";
+import { findingOf } from "../engine/check/finding.ts";
 import { readOnlyFiles } from "../engine/check/read-only-files.ts";
 import { isRepairable, repairState } from "../engine/check/repair.ts";
 import { native } from "../engine/device/native.ts";
@@ -204,10 +204,11 @@ async function readRows(store: TalliedStore): Promise<Database> {
   return { ...NOTHING, findings };
 }
 
-function mismatchFinding(error: TidemarkError): MetadataFinding {
-  const { path } = error.detail.metadata ?? {};
-  const kind = path !== DATABASE_PATH ? "missing" : kindOf(error) === "foreign" ? "foreign" : "stale";
-  return { ...databaseFinding(kind, error.message, error.detail.hint), path: path ?? DATABASE_PATH };
+function mismatchFinding({ code, message, detail }: TidemarkError): MetadataFinding {
+  const path = detail.metadata?.["path"] ?? DATABASE_PATH;
+  const isInvalid = code === "STATE_DIRECTORY_INVALID";
+  const kind = path === DATABASE_PATH ? (isInvalid ? "foreign" : "stale") : isInvalid ? "missing" : "damaged";
+  return { ...databaseFinding(kind, message, detail.hint), path };
 }
 
 function databaseFinding(kind: MetadataFinding["kind"], message: string, hint?: string): MetadataFinding {

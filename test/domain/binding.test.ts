@@ -132,7 +132,7 @@ test("another box's database, an empty one and a lost record are refused; the fi
       /cannot be accepted/,
     );
   await files.remove("box");
-  await refused(t, () => bind(new Map(disk), files), "METADATA_CORRUPT", /state\/box is missing/);
+  await refused(t, () => bind(new Map(disk), files), "STATE_DIRECTORY_INVALID", /state\/box is missing/);
   await acceptDatabase(files, await known(disk));
   await (await bind(disk, files)).close();
   const file = await files.open("box", { create: "must-exist" });

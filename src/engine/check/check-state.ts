@@ -13,7 +13,7 @@ import type { FindingKind, MetadataFinding, SessionHint, VolumeSpec } from "../e
 import { CLEAN_STOP_FILE, readStampFrame } from "../foreign-writes.ts";
 import { type Core, loadCore } from "../map/core.ts";
 import { SESSIONS_DIRECTORY } from "../session/session-files.ts";
-import { isSessionId, type SessionRecord } from "../session/session-record.ts";
+import { isSessionId } from "../session/session-record.ts";
 import { VOLUMES_DIRECTORY } from "../volume/volume-tracking.ts";
 import { costOfBarred } from "./check-barred.ts";
 import { type CheckedPoints, checkPoints } from "./check-points.ts";
@@ -30,8 +30,8 @@ export interface StateCheck {
   readonly omitted: number;
   readonly files: number;
   readonly bytes: number;
-  /** Copies that a start finds, those that have failed too. */
-  readonly sessions: readonly Pick<SessionRecord, "id" | "generation">[];
+  /** Copies that a start finds, those that have failed too. How often one has run is unknown without its superblock. */
+  readonly sessions: readonly { readonly id: string; readonly generation: number | undefined }[];
   /** Copies that are over and whose end may not be recorded yet. */
   readonly endedIds: readonly string[];
   /** Copies that a start leaves alone. */
@@ -60,7 +60,9 @@ export async function checkState(
     omitted: findings.omitted,
     files: tally.files,
     bytes,
-    sessions: walk.sessions,
+    sessions: walk.sessions.map(({ record, own }) => {
+      return { id: record.id, generation: own === "lost" ? undefined : record.generation };
+    }),
     endedIds: walk.endedIds,
     outOfServiceIds: [...walk.outOfServiceIds],
   };
@@ -69,7 +71,7 @@ export async function checkState(
 class StateWalk {
   readonly checks: Checks;
   readonly #volumes: ReadonlyMap<string, VolumeSpec> | undefined;
-  readonly sessions: SessionRecord[] = [];
+  readonly sessions: CheckedSession[] = [];
   readonly endedIds: string[] = [];
   readonly outOfServiceIds = new Set<string>();
 
@@ -90,8 +92,9 @@ class StateWalk {
 
   #addBarredCosts({ points }: CheckedPoints, hints: readonly SessionHint[]): void {
     const nameOf = (uid: string) => this.#volumes?.get(uid)?.name ?? uid;
+    const sessions = this.sessions.map(({ record }) => record);
     for (const [path, error] of this.checks.findings.barred) {
-      const known = { sessions: this.sessions, hints, points, nameOf };
+      const known = { sessions, hints, points, nameOf };
       const { cost, sessionIds } = costOfBarred(path, error, known);
       if (cost !== undefined) this.checks.findings.setCost(path, cost);
       for (const id of sessionIds) this.outOfServiceIds.add(id);
@@ -112,7 +115,7 @@ class StateWalk {
         else if (session) found.push(session);
       });
     }
-    this.sessions.push(...found.map(({ record }) => record));
+    this.sessions.push(...found);
     return found;
   }
 
