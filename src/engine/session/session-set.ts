@@ -247,6 +247,9 @@ export class SessionSet {
     await this.#admin.run(async () => {
       const sessions = [...this.#sessions.values()];
       for (const side of await makeDurable(clock, sessions, this.#volumes, report)) this.#unsettled.delete(side);
+      // Sessions that have ended since their point, and volumes that have gone, have nothing left to say.
+      const present = new Set<CopySession | Volume>([...sessions, ...this.#volumes.all()]);
+      for (const side of this.#unsettled.keys()) if (!present.has(side)) this.#unsettled.delete(side);
       const failed = (error: unknown) => report.add(error);
       if (this.#unsettled.size === 0) await this.#points.reset().catch(failed);
       for (const session of sessions) await session.files.close().catch(failed);
