@@ -42,7 +42,7 @@ export class Requests implements Door {
   readonly #unanswered = new Set<Request>();
   /** The last ones that were answered, oldest first. */
   readonly #answered: Request[] = [];
-  /** Nobody asks again for these. */
+  /** Nobody asks again for these, or has to: what the store refused may show after a crash. */
   readonly #abandoned = new Set<string>();
   /** Points that were answered, and recorded by then: id and generation of each session. */
   readonly recorded: { readonly id: string; readonly generation: number }[] = [];
@@ -61,7 +61,7 @@ export class Requests implements Door {
     return this.#answered;
   }
 
-  /** Nobody waits for the answer of this request, so that what it began may still be noted. */
+  /** That this request has begun may be noted: no answer of it is stored. */
   mayBeBegun(id: string): boolean {
     return this.#abandoned.has(id) || [...this.#unanswered].some((request) => request.id === id);
   }
@@ -149,6 +149,7 @@ export class Requests implements Door {
     this.#compare(request, text);
     const faulty = isKept(request.demand) && this.#stage.judge.has("store-full", "store-failure");
     request.answer = { text, state: faulty ? "kept" : "stored" };
+    if (faulty) this.#abandoned.add(request.id);
     if (request.deed?.do === "point" && !faulty) this.recorded.push(...request.deed.sessions);
     this.#answered.push(request);
     if (this.#answered.length > ANSWERED_MAX) this.#answered.shift();
@@ -171,6 +172,7 @@ export class Requests implements Door {
     if (code === "STOPPING") return;
     this.#unanswered.delete(request);
     const { judge } = this.#stage;
+    if (judge.has("store-full", "store-failure")) this.#abandoned.add(request.id);
     if (request.answer && !judge.has("store-failure"))
       this.#report(`${what(request)} was answered ${request.answer.text}, and then refused: ${String(error)}`);
     else if (request.deed && !judge.had("store-failure", "state-damage"))

@@ -215,8 +215,16 @@ export class Witness {
     if (event.type === "session.ended") this.#ended(event.session, event.destinationUsable);
     if (event.type === "engine.trouble" && !judge.had("state-full", "state-failure", "device", "stall"))
       this.#stage.report(12, `trouble without a reason: ${event.message}`);
-    if (event.type === "volume.failed" && !judge.had("device"))
-      this.#stage.report(12, `${event.uid} failed without a reason: ${event.failure.detail.message}`);
+    if (event.type === "volume.failed") this.#volumeFailed(event.uid, event.failure.detail.message);
+  }
+
+  /** Its hot regions count as changed from now on, also for a point that was fired before the engine noticed. */
+  #volumeFailed(uid: string, message: string): void {
+    const { judge, box, oracle } = this.#stage;
+    if (!judge.had("device")) this.#stage.report(12, `${uid} failed without a reason: ${message}`);
+    const volume = box.volumeOf(uid);
+    for (const session of oracle.sessions.values())
+      if (session.source.volume === volume || session.destination.volume === volume) session.unclean++;
   }
 
   #changed(status: SessionStatus): void {
