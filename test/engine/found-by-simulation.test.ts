@@ -1,5 +1,6 @@
 /** Defects that histories of the simulator have found, each as short as it can be told. */
 import test from "ava";
+import { LOG_HEADER_BYTES } from "../../src/engine/durable/frame.ts";
 import { InjectedFailure } from "../../src/engine/durable/memory-state-files.ts";
 import { CopyLab, FaultyDisk, G, pattern, same } from "../support/copy-lab.ts";
 
@@ -28,12 +29,38 @@ test("a copy that fails while a point of its source is being written down takes 
   same(t, await lab.read("v3", 5 * G, G), pattern(G, 1, 5 * G), "the source as it was at the point");
 });
 
-test("a stop empties the points log also when a copy of one of its points has ended since", async (t) => {
+test("a copy that ends while its point is being written down leaves nothing behind: after a clean stop there is one empty points log", async (t) => {
+  const lab = await CopyLab.start(t, [8 * G, 8 * G]);
+  await lab.copy(t, "v1", "v2", "quickopc", { pace: 15 });
+  await lab.lab.finish();
+  let goOn: () => void = () => undefined;
+  const slow = new Promise<void>((resolve) => {
+    goOn = resolve;
+  });
+  // What the first point has to be written down in waits, so that a second point comes before it is done; then the copy ends.
+  lab.lab.stateFiles.intercept = ({ type, path }) =>
+    type === "write" && /^volumes.v1.(epoch|super)/.test(path) ? slow : undefined;
+  await lab.touch("v1", [3]);
+  await lab.engine.restartSessions(["c1"]);
+  await lab.lab.settle();
+  await lab.engine.restartSessions(["c1"]);
+  await lab.engine.cancelSession("c1");
+  await lab.engine.forgetSession("c1");
+  const stopping = lab.engine.stop();
+  await lab.lab.settle();
+  goOn();
+  await stopping;
+  const logs = (await lab.lab.stateFiles.list("")).filter((name) => name.startsWith("points-"));
+  t.is(logs.length, 1, logs.join());
+  t.is(lab.lab.stateFiles.contents(logs[0] ?? "").length, LOG_HEADER_BYTES, "nothing but its header");
+});
+
+test("a stop empties the points log also when a volume of one of its points has left the box", async (t) => {
   const lab = await CopyLab.start(t, [8 * G, 8 * G]);
   let full = false;
   lab.lab.stateFiles.intercept = ({ type, path }) => {
     if (type === "write" && full) throw new InjectedFailure("ENOSPC", 0);
-    // From the point on: what it says does not get into the files of the copy.
+    // From the point on: what it says does not get into the files of the volumes.
     if (type === "sync" && path.startsWith("points-")) full = true;
   };
   await lab.copy(t, "v1", "v2", "quickopc");
@@ -41,6 +68,8 @@ test("a stop empties the points log also when a copy of one of its points has en
   full = false;
   lab.lab.stateFiles.intercept = undefined;
   await lab.engine.cancelSession("c1");
+  await lab.engine.forgetSession("c1");
+  await lab.engine.removeVolume("v2");
   const logs = async () => (await lab.lab.stateFiles.list("")).filter((name) => name.startsWith("points-"));
   t.deepEqual(await logs(), ["points-1.log"]);
   await lab.engine.stop();

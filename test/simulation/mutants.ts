@@ -350,6 +350,14 @@ export const MUTANTS: readonly Mutant[] = [
     "      await file.sync();\n      const slots",
     "      const slots",
   ),
+  {
+    name: "torn-slot-left",
+    rule: "1.8: a torn slot is written anew before anything is done on the strength of the other one",
+    edits: [
+      { file: "src/engine/session/session-recovery.ts", find: "  await superblock?.heal();\n", put: "" },
+      { file: "src/engine/volume/volume-tracking.ts", find: "      await superblock.heal();\n", put: "" },
+    ],
+  },
   mutant(
     "found-names-not-synced",
     "1.10: names that are found are durable before anybody acts on them",

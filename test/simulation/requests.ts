@@ -23,6 +23,8 @@ const ANSWERED_MAX = 12;
 export interface Request {
   readonly id: string;
   readonly demand: Demand;
+  /** How often it was sent. */
+  tries: number;
   /** What the engine has done for it. */
   deed: Deed | undefined;
   answer: Answer | undefined;
@@ -44,7 +46,7 @@ export class Requests implements Door {
   readonly #answered: Request[] = [];
   /** Nobody asks again for these, or has to: what the store refused may show after a crash. */
   readonly #abandoned = new Set<string>();
-  /** Points that were answered, and recorded by then: id and generation of each session. */
+  /** Points that were answered the first time, and recorded by then: id and generation of each session. */
   readonly recorded: { readonly id: string; readonly generation: number }[] = [];
 
   constructor(stage: Stage, witness: Witness) {
@@ -67,7 +69,7 @@ export class Requests implements Door {
   }
 
   carryOut(demand: Demand): Promise<unknown> {
-    const request: Request = { id: `r${++this.#count}`, demand, deed: undefined, answer: undefined };
+    const request: Request = { id: `r${++this.#count}`, demand, tries: 0, deed: undefined, answer: undefined };
     return this.send(request);
   }
 
@@ -91,6 +93,7 @@ export class Requests implements Door {
   async send(request: Request): Promise<unknown> {
     const { box } = this.#stage;
     const { life } = box;
+    request.tries++;
     if (!request.answer) this.#unanswered.add(request);
     try {
       const text = await this.#once(box.domain, request);
@@ -150,7 +153,7 @@ export class Requests implements Door {
     const faulty = isKept(request.demand) && this.#stage.judge.has("store-full", "store-failure");
     request.answer = { text, state: faulty ? "kept" : "stored" };
     if (faulty) this.#abandoned.add(request.id);
-    if (request.deed?.do === "point" && !faulty) this.recorded.push(...request.deed.sessions);
+    if (request.deed?.do === "point" && request.tries === 1 && !faulty) this.recorded.push(...request.deed.sessions);
     this.#answered.push(request);
     if (this.#answered.length > ANSWERED_MAX) this.#answered.shift();
   }

@@ -88,7 +88,8 @@ class Simulation {
       const objection = judge.objectionToReport(what, error);
       if (objection !== undefined) this.#stage.report(12, objection);
     };
-    for (const [volume, disk] of box.disks.entries()) disk.onFailure = () => oracle.deviceLost(volume);
+    for (const [volume, disk] of box.disks.entries())
+      disk.onFailure = () => oracle.deviceLost(volume, this.#witness.asked?.point);
   }
 
   async run(steps: readonly Step[]): Promise<Outcome> {
@@ -408,8 +409,10 @@ class Simulation {
     );
     if (cutOff !== undefined) {
       await this.#stage.pump(cutOff);
+      if (box.lost) return this.#lost();
       if (ended !== "well") return this.#crash(this.#stage.chance.pick(["kill", "power"]), []);
     } else if (!(await this.#stage.pumpUntil(() => ended !== undefined, TURNS_MAX))) {
+      if (box.lost) return this.#lost();
       this.#stage.report(12, "the stop does not end");
     }
     if (this.#stage.violation) return;

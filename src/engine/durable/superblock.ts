@@ -186,6 +186,18 @@ export class Superblock<T> {
   }
 
   /**
+   * Writes a slot that `open` found damaged or stale anew, before anything is done on the strength of the other one. What a
+   * torn write has left there could otherwise be completed by the next write of the slot, if that is torn as well: then an
+   * old record would count whose files are gone. What `damagedSlot` says stays. Errors as `store`.
+   */
+  async heal(): Promise<void> {
+    const damaged = this.#damagedSlot;
+    if (damaged === undefined) return;
+    await this.store(this.#value);
+    this.#damagedSlot = damaged;
+  }
+
+  /**
    * Reads the file again, between two stores: the slot that does not count and is damaged or stale, if any. `files` is what to
    * read through. METADATA_CORRUPT, too, when it does not say what `value` says; PATH_NOT_FOUND, MEDIUM_ERROR.
    */

@@ -51,6 +51,7 @@ export async function readSession(
   const superblock = await openOwn(ports, id);
   if (superblock instanceof TidemarkError) return readDamaged(ports, volumes, id, { error: superblock, fired, state });
   if (superblock?.slotDamage && state.cleanStop) state.trouble(`copy ${id}`, superblock.slotDamage);
+  await superblock?.heal();
   const own = superblock?.value;
   const fromPoint = fired && own && fired.record.generation > own.generation ? fired : undefined;
   const record = fromPoint?.record ?? own;

@@ -247,9 +247,10 @@ export class SessionSet {
     await this.#admin.run(async () => {
       const sessions = [...this.#sessions.values()];
       for (const side of await makeDurable(clock, sessions, this.#volumes, report)) this.#unsettled.delete(side);
-      // Sessions that have ended since their point, and volumes that have gone, have nothing left to say.
-      const present = new Set<CopySession | Volume>([...sessions, ...this.#volumes.all()]);
-      for (const side of this.#unsettled.keys()) if (!present.has(side)) this.#unsettled.delete(side);
+      // A volume that has gone since its point has nothing left to say.
+      const volumes = new Set<CopySession | Volume>(this.#volumes.all());
+      for (const side of this.#unsettled.keys())
+        if (!(side instanceof CopySession) && !volumes.has(side)) this.#unsettled.delete(side);
       const failed = (error: unknown) => report.add(error);
       if (this.#unsettled.size === 0) await this.#points.reset().catch(failed);
       for (const session of sessions) await session.files.close().catch(failed);
@@ -415,6 +416,7 @@ export class SessionSet {
       detach(session.destinationVolume.entering, session);
       this.#sessions.delete(session.id);
       this.#toldMs.delete(session.id);
+      this.#unsettled.delete(session); // its superblock says that it is over, whatever a point says
       session.releaseEpochs();
       this.#emit({ type: "session.ended", session: status, destinationUsable });
       release();

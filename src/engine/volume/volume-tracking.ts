@@ -97,6 +97,7 @@ export class VolumeTracking {
     const epochs: Epoch[] = [];
     const inFiles = new Map<number, { count: number; serial: number }>();
     try {
+      await superblock.heal();
       for (const [id, beginMs, trust, serial] of record.epochs) {
         const header = {
           kind: "epoch" as const,
