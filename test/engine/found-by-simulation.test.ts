@@ -75,3 +75,22 @@ test("a stop empties the points log also when a volume of one of its points has 
   await lab.engine.stop();
   t.deepEqual(await logs(), ["points-2.log"], "a new log, which has no points");
 });
+
+test("a volume whose removal was cut off leaves nothing behind when it is removed again", async (t) => {
+  const lab = await CopyLab.start(t, [8 * G, 8 * G]);
+  await lab.copy(t, "v1", "v2", "quickopc");
+  await lab.engine.cancelSession("c1");
+  await lab.engine.forgetSession("c1");
+  lab.lab.stateFiles.intercept = ({ type, path }) =>
+    type === "remove" && path.startsWith("volumes/v2/") && path !== "volumes/v2/super"
+      ? new Promise<void>(() => undefined)
+      : undefined;
+  void lab.engine.removeVolume("v2");
+  await lab.lab.settle();
+  lab.lab.stateFiles.intercept = undefined;
+  await lab.lab.kill(1);
+  const names = () => lab.lab.stateFiles.list("volumes");
+  t.deepEqual(await names(), ["v1", "v2"], "half of it is left, and the volume is registered");
+  await lab.engine.removeVolume("v2");
+  t.deepEqual(await names(), ["v1"]);
+});
