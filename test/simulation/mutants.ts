@@ -4,6 +4,8 @@
  * None of this exists in the engine: a mutant is made by replacing text in a copy of the source (mutant-tree.ts). Each text
  * must be found exactly once, so that a mutant cannot come to mean nothing while the engine changes.
  */
+import { DOMAIN_MUTANTS } from "./domain-mutants.ts";
+
 export interface Edit {
   readonly file: string;
   readonly find: string;
@@ -21,7 +23,7 @@ function mutant(name: string, rule: string, file: string, find: string, put: str
   return { name, rule, edits: [{ file: `src/engine/${file}`, find, put }] };
 }
 
-export const MUTANTS: readonly Mutant[] = [
+const ENGINE_MUTANTS: readonly Mutant[] = [
   // --- 1.2 -----------------------------------------------------------------------------------------------------------------
   mutant(
     "final-failure-ignored",
@@ -388,6 +390,8 @@ export const MUTANTS: readonly Mutant[] = [
     "",
   ),
 ];
+
+export const MUTANTS: readonly Mutant[] = [...ENGINE_MUTANTS, ...DOMAIN_MUTANTS];
 
 export function mutantNamed(name: string): Mutant | undefined {
   return MUTANTS.find((candidate) => candidate.name === name);

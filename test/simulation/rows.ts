@@ -69,9 +69,10 @@ export class Rows {
 
   async look(moment: Moment): Promise<void> {
     const { box, judge } = this.#stage;
-    // What could not be recorded at once is recorded later.
-    if (moment !== "started" && judge.has("store-full", "store-failure")) return;
     const store = await box.database.look();
+    this.#lookAtVolumes(moment, await all(store, "volumes"));
+    // What copies have done and could not be recorded at once is recorded later.
+    if (moment !== "started" && judge.has("store-full", "store-failure")) return;
     const sessions = moment === "stopped" ? [...this.#stage.oracle.sessions.values()] : await this.#sessions();
     const copies = await all(store, "copies");
     const ended = await all(store, "ended-copies");
@@ -79,7 +80,6 @@ export class Rows {
     this.#lookAtCopies(moment, sessions, copies);
     this.#lookAtEnds(moment, sessions, ended, events);
     this.#lookAtEvents(moment, events);
-    this.#lookAtVolumes(moment, await all(store, "volumes"));
     for (const { id, done } of await all(store, "intents"))
       if (!this.#requests.mayBeBegun(id)) this.#report(`request ${id} is noted as begun, and nobody waits for it`);
       else if (!done && moment === "started") this.#report(`nobody has decided whether request ${id} was done`);

@@ -92,8 +92,8 @@ const WEIGHTS: Readonly<Record<Verb | "burst", number>> = {
   "state-full": 2,
   "state-fails": 2,
   repeat: 4,
-  "register-again": 3,
-  "store-full": 2,
+  "register-again": 4,
+  "store-full": 3,
   "store-fails": 3,
 };
 
@@ -171,7 +171,7 @@ export function chooseSteps(world: World, chance: Chance): Step[] {
     const action = chooseAction(verb, world, chance);
     if (REQUESTS.has(verb) && world.features.has("whole-box") && chance.happens(0.15)) {
       // Cut off before it is answered, or just behind.
-      put(action, chance.below(10));
+      put(action, chance.below(chance.pick([8, 25, 60])));
       const ends = (["kill", "power"] as const).filter((end) => weights[end] !== undefined);
       if (ends.length > 0) add(chance.pick(ends));
       continue;

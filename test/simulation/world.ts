@@ -56,8 +56,8 @@ const PROBABILITY: Readonly<Record<Feature, number>> = {
   "state-failure": 0.16,
   "whole-box": 0.4,
   "register-again": 0.4,
-  "store-full": 0.2,
-  "store-failure": 0.2,
+  "store-full": 0.25,
+  "store-failure": 0.3,
 };
 
 /** What concerns the rows of a box, which only a whole one has. */
