@@ -94,3 +94,21 @@ test("a volume whose removal was cut off leaves nothing behind when it is remove
   await lab.engine.removeVolume("v2");
   t.deepEqual(await names(), ["v1"]);
 });
+
+test("a power loss in the middle of a volume's removal leaves its tracking whole or not at all", async (t) => {
+  for (let seed = 1; seed <= 24; seed++) {
+    const lab = await CopyLab.start(t, [8 * G, 8 * G]);
+    await lab.copy(t, "v1", "v2", "quickopc");
+    await lab.engine.cancelSession("c1");
+    await lab.engine.forgetSession("c1");
+    lab.lab.stateFiles.intercept = ({ type }) =>
+      type === "removeDirectory" ? new Promise<void>(() => undefined) : undefined;
+    void lab.engine.removeVolume("v2");
+    await lab.lab.settle();
+    lab.lab.stateFiles.intercept = undefined;
+    lab.lab.stateFiles.crash(seed);
+    await lab.lab.kill(seed);
+    const troubles = lab.lab.events.filter(({ type }) => type === "engine.trouble");
+    t.deepEqual(troubles, [], `power loss ${seed}`);
+  }
+});
