@@ -201,6 +201,9 @@ class Simulation {
       case "kill":
       case "power":
         return this.#crash(action.do, action.recoveries);
+      case "repair":
+        await this.#lookAtRows();
+        return placeFault(this.#stage, action);
       default:
         return placeFault(this.#stage, action);
     }

@@ -133,6 +133,8 @@ const FAULTS: ReadonlySet<Verb> = new Set<Verb>([
   "store-fails",
 ]);
 
+const STORE_FAULTS: ReadonlySet<Verb> = new Set<Verb>(["store-full", "store-fails"]);
+
 /** What changes something in a whole box, and has a request id there. */
 const REQUESTS: ReadonlySet<Verb> = new Set<Verb>([
   "start",
@@ -178,6 +180,11 @@ export function chooseSteps(world: World, chance: Chance): Step[] {
     }
     put(action);
     if (FAULTS.has(verb)) {
+      // What the store does not take is seen when something has to be recorded.
+      if (STORE_FAULTS.has(verb) && chance.happens(0.7)) {
+        const change = chance.pick([...REQUESTS]);
+        if (weights[change] !== undefined) add(change);
+      }
       fault = action;
       faulty = chance.between(1, 8);
     } else if (fault && --faulty <= 0) {
