@@ -88,7 +88,9 @@ export class Operator {
   }
 
   reopen(volume: number): void {
-    if (this.#isIn(volume)) this.#ask({ do: "reopen", volume });
+    const demand: Demand = { do: "reopen", volume };
+    const isAsked = [...this.#stage.calls].some((call) => call.what === describe(demand));
+    if (this.#isIn(volume) && !isAsked) this.#ask(demand);
   }
 
   /** Takes a volume out of the box, unless a copy uses it, and registers it again: it is another one then. */

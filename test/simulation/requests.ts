@@ -63,6 +63,11 @@ export class Requests implements Door {
     return this.#answered;
   }
 
+  /** The engine has done something that is not answered yet. */
+  get isDone(): boolean {
+    return this.unanswered.some(({ deed }) => deed !== undefined);
+  }
+
   /** That this request has begun may be noted: no answer of it is stored. */
   mayBeBegun(id: string): boolean {
     return this.#abandoned.has(id) || [...this.#unanswered].some((request) => request.id === id);

@@ -133,8 +133,9 @@ class Simulation {
     await this.#act(action);
     const mine = [...calls].filter((call) => !before.has(call));
     if (this.#stage.violation) return;
-    if (gap !== "answer") await this.#stage.pump(gap);
-    else await this.#until(() => mine.every((call) => !calls.has(call)));
+    const answered = () => mine.every((call) => !calls.has(call));
+    if (typeof gap === "number") await this.#stage.pump(gap);
+    else await this.#until(() => answered() || (gap === "done" && this.#requests?.isDone === true));
     if (this.#stage.box.lost) await this.#lost();
   }
 

@@ -52,8 +52,8 @@ export type StateOperation = "open" | "read" | "write" | "sync" | "rename" | "re
 
 export interface Step {
   readonly action: Action;
-  /** Turns that pass before the next step; "answer": until it is answered. */
-  readonly gap: number | "answer";
+  /** Turns that pass before the next step; "answer": until it is answered; "done": until the engine has done it. */
+  readonly gap: number | "answer" | "done";
   readonly seed: number;
 }
 
@@ -173,7 +173,8 @@ export function chooseSteps(world: World, chance: Chance): Step[] {
     const action = chooseAction(verb, world, chance);
     if (REQUESTS.has(verb) && world.features.has("whole-box") && chance.happens(0.15)) {
       // Cut off before it is answered, or just behind.
-      put(action, chance.below(chance.pick([8, 25, 60])));
+      const done = verb !== "register-again" && chance.happens(0.4);
+      put(action, done ? "done" : chance.below(chance.pick([8, 25, 60])));
       const ends = (["kill", "power"] as const).filter((end) => weights[end] !== undefined);
       if (ends.length > 0) add(chance.pick(ends));
       continue;
