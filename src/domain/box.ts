@@ -173,11 +173,12 @@ export class Box {
     engine.onEvent((event) => this.#onEngineEvent(event));
     await this.volumes.reconcile();
     const volumes = catalog.volumes().map((row) => volumeSpecOf(this.#row.number, row));
-    const found = await engine.start({ stateDirectory, volumes });
+    const found = await engine.start({ stateDirectory, volumes, sessions: this.copies.hints });
     await this.copies.adopt(found);
     const { sessions } = found;
     const hasVolume = (uid: string) => catalog.volumeByUid(uid) !== undefined;
-    await journal.commit(this.#intents.decideAll({ sessions, ended: this.copies.ended, hasVolume }), []);
+    const { ended, outOfService } = this.copies;
+    await journal.commit(this.#intents.decideAll({ sessions, ended, hasVolume }, outOfService), []);
     await this.volumes.reconcileSizes();
     if (nbdAddress !== undefined) await this.exports.open(nbdAddress);
     const message = `the box started with ${volumes.length} volumes and ${found.sessions.length} copy sessions`;

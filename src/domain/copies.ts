@@ -18,13 +18,14 @@ import type {
   EngineEvent,
   EngineFound,
   ExtentRef,
+  SessionHint,
   SessionStatus,
   StartRequest,
 } from "../engine/engine-api.ts";
 import type { CopyRow, EndedCopyRow, IntentTargetRow } from "../store/rows.ts";
 import type { Change, Store } from "../store/store.ts";
 import type { Context } from "./context.ts";
-import { checkCount, checkId, checkPace, refuseUnaligned, sessionNotFound } from "./copy-checks.ts";
+import { checkCount, checkDistinct, checkId, checkPace, refuseUnaligned, sessionNotFound } from "./copy-checks.ts";
 import { endEvent, firedEvent, phaseEvent } from "./copy-events.ts";
 import { COPY_COUNTER, CopyNumbers, type Taken } from "./copy-numbers.ts";
 import { compareRows, rowOf } from "./copy-rows.ts";
@@ -33,6 +34,7 @@ import { decide, type Intent, isRefusal, NO_INTENT, targetOf } from "./intents.t
 import type { NewEvent, Recorder } from "./journal.ts";
 import { CORRECTIONS_AT_ONCE } from "./limits.ts";
 import { copyId, parseCopyId } from "./names.ts";
+import { hintsOf, OutOfService } from "./out-of-service.ts";
 import { type Page, type PageRequest, pageOf } from "./pages.ts";
 import { PointOrder } from "./point-order.ts";
 
@@ -68,6 +70,7 @@ export class Copies {
   readonly #context: Context;
   readonly #live = new Map<string, SessionStatus>();
   readonly #ended = new EndedCopies();
+  readonly outOfService = new OutOfService();
   /** Sessions whose end the caller of an operation records, not the event. */
   readonly #awaited = new Map<string, EndedCopyRow | undefined>();
   readonly #order = new PointOrder();
@@ -87,20 +90,28 @@ export class Copies {
       this.#numbers.seen(number);
   }
 
+  /** What the rows know, for the start of the engine. */
+  get hints(): SessionHint[] {
+    return hintsOf(this.#rowsAtStart, this.#ended.rows);
+  }
+
   /** Takes over what the engine found when it started, and puts the rows right by it. METADATA_WRITE_FAILED. */
-  async adopt(found: Pick<EngineFound, "sessions" | "ended">): Promise<void> {
+  async adopt(found: Pick<EngineFound, "sessions" | "ended" | "outOfService">): Promise<void> {
     const { journal, clock } = this.#context;
     for (const { session, destinationUsable } of found.ended) {
       this.#numbers.seen(numberOf(session));
       if (this.#ended.has(numberOf(session))) this.#forget(session.id);
       else await this.#recordEnd(endedRowOf(session, destinationUsable), []);
     }
-    const corrections = compareRows(this.#rowsAtStart, found.sessions, this.#ended.rows, clock.nowMs());
+    const { rows, events } = this.outOfService.adopt(found.outOfService, this.#rowsAtStart);
+    for (const number of this.outOfService.numbers) this.#numbers.seen(number);
+    if (events.length > 0) await journal.commit([], events);
+    const corrections = compareRows(rows, found.sessions, this.#ended.rows, clock.nowMs());
     for (let at = 0; at < corrections.length; at += CORRECTIONS_AT_ONCE) {
       const some = corrections.slice(at, at + CORRECTIONS_AT_ONCE);
       await journal.commit(
         some.flatMap(({ changes }) => changes),
-        some.flatMap(({ events }) => events),
+        some.flatMap((correction) => correction.events),
       );
       for (const { ended } of some) if (ended !== undefined) this.#ended.add(ended);
     }
@@ -152,12 +163,7 @@ export class Copies {
     const before = await this.#doneBefore(intent, record);
     if (before !== undefined) return before;
     checkCount(ids.length, "ids");
-    if (new Set(ids).size !== ids.length)
-      throw new TidemarkError("INVALID_ARGUMENT", {
-        message: "a session is named twice",
-        hint: "name each session once",
-        field: "ids",
-      });
+    checkDistinct(ids);
     return this.#context.locks.run(this.#uidsOf(ids, "ids"), () => {
       const targets = ids.map((id) => targetOf(0, this.#live.get(id)));
       return this.#fire({ numbers: NO_NUMBERS, targets }, (engine) => engine.restartSessions(ids), record, intent);
@@ -210,6 +216,8 @@ export class Copies {
     const number = checkId(id, "id");
     const ended = this.#ended.get(number);
     if (ended !== undefined) return statusOfRow(ended);
+    const leftAlone = this.outOfService.get(number);
+    if (leftAlone !== undefined) return leftAlone;
     try {
       return await this.#context.engine.sessionStatus(id);
     } catch (error) {
@@ -227,7 +235,8 @@ export class Copies {
     request: PageRequest,
   ): Promise<Page<SessionStatus>> {
     const matches = this.#filter(filter.volume);
-    const live = (await this.#context.engine.sessions()).filter(({ phase }) => !isEnd(phase));
+    const there = [...(await this.#context.engine.sessions()), ...this.outOfService.sessions];
+    const live = there.filter(({ id, phase }) => !isEnd(phase) && !this.#ended.has(parseCopyId(id) ?? 0));
     const ids = new Set(live.map(({ id }) => id));
     const rows = filter.ended === "include" ? [...this.#ended.rows.values()] : [];
     const ended = rows.map(statusOfRow).filter(({ id }) => !ids.has(id));
@@ -375,6 +384,7 @@ export class Copies {
 
   async #numbersBefore({ earlier }: Intent): Promise<readonly number[] | undefined> {
     if (earlier === undefined) return undefined;
+    this.outOfService.refuseUndecided(earlier);
     const sessions = earlier.done ? [] : await this.#context.engine.sessions();
     return decide(earlier, { sessions, ended: this.#ended.rows, hasVolume: () => true });
   }
@@ -444,6 +454,7 @@ export class Copies {
       checkId(id, field);
       const session = this.#live.get(id);
       if (session !== undefined) return [session.source.volumeUid, session.destination.volumeUid];
+      this.outOfService.refuse(id);
       throw sessionNotFound(id, field, this.#ended.get(parseCopyId(id) ?? 0));
     });
   }

@@ -67,7 +67,7 @@ function exportFindings(exports: Exports): Finding[] {
       check: "export-unavailable",
       subject: name,
       message: `the export is not offered: ${reason}`,
-      remedy: `bring its volume back, then: tidemark volume reopen; or tidemark export remove ${name}`,
+      remedy: `bring its volume back, as is said of it here; or tidemark export remove ${name}`,
     }),
   );
   if (exports.serverUri !== "") return findings;
@@ -82,7 +82,16 @@ function exportFindings(exports: Exports): Finding[] {
 }
 
 function copyFindings(copies: Copies): Finding[] {
-  return copies.failed().map(
+  const leftAlone = copies.outOfService.reasons.map(
+    ({ id, failure }): Finding => ({
+      severity: "error",
+      check: "copy-out-of-service",
+      subject: id,
+      message: failure.detail.message,
+      remedy: failure.detail.hint ?? "start the daemon again",
+    }),
+  );
+  const failed = copies.failed().map(
     (session): Finding => ({
       severity: "error",
       check: "copy-failed",
@@ -91,6 +100,7 @@ function copyFindings(copies: Copies): Finding[] {
       remedy: `mend the cause, then tidemark copy restart ${session.id}, or cancel it`,
     }),
   );
+  return [...leftAlone, ...failed];
 }
 
 async function spaceFindings({ paths, rules }: Context): Promise<Finding[]> {

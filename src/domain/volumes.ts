@@ -195,9 +195,10 @@ export class Volumes {
 
   /** Finishes a shrinking resize that a crash interrupted, when the engine runs. */
   async reconcileSizes(): Promise<void> {
-    const { catalog, report } = this.#context;
+    const { catalog, engine, report } = this.#context;
     for (const row of catalog.volumes()) {
-      if (row.resizingToBytes === 0) continue;
+      // Of one that is away nobody can say how large it is: its intent stays.
+      if (row.resizingToBytes === 0 || !(await engine.volumeStatus(row.uid)).online) continue;
       const request = { name: catalog.nameOf(row), sizeBytes: row.resizingToBytes, shrink: "allow" as const };
       await this.resize(request, () => []).catch((error) =>
         report(`resize of ${request.name} was not finished`, error),
@@ -277,6 +278,7 @@ export class Volumes {
     const row = this.#present(uid, request.name);
     const name = catalog.nameOf(row);
     this.#refuseExported(row, "resized");
+    refuseOutOfService(name, await engine.volumeStatus(uid));
     if (request.sizeBytes !== 0) checkSize(request.sizeBytes);
     const target = request.sizeBytes === 0 ? (await paths.look(row.path))?.sizeBytes : request.sizeBytes;
     const shrinks = target !== undefined && target < row.sizeBytes;
@@ -406,6 +408,13 @@ export class Volumes {
     if (meant || (row.state === "creating" && row.createdByBox && untouched)) await engine.removeFile(row.path);
     else report(`${row.path} was left by an interrupted creation and holds data`, undefined);
   }
+}
+
+/** Before an intent is written that could not be withdrawn for certain. OUT_OF_SERVICE. */
+function refuseOutOfService(name: string, { failure }: VolumeStatus): void {
+  if (failure?.code !== "OUT_OF_SERVICE") return;
+  const { detail } = failure;
+  throw new TidemarkError("OUT_OF_SERVICE", { ...detail, message: `volume ${name} is ${detail.message}` });
 }
 
 /** The device did not answer in time: nobody can say yet what has been done. */

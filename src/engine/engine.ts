@@ -133,14 +133,16 @@ class Engine implements LocalEngine {
       identityOf: given.identityOf ?? identityOf,
     };
     const volumes = new VolumeSet({ ports, emit });
-    const sessions = await recover({ ports, volumes, emit, specs: config.volumes }).catch(async (error: unknown) => {
+    const recovery = { ports, volumes, emit, specs: config.volumes, hints: config.sessions ?? [] };
+    const { sessions, outOfService } = await recover(recovery).catch(async (error: unknown) => {
       await ports.mover.close();
       throw error;
     });
     system.setReadMode("threads");
     this.#failStop.arm();
     this.#running = { ports, volumes, sessions, scrubber: new Scrubber({ ports, volumes, sessions }) };
-    const found = { volumes: volumes.statuses(), sessions: sessions.statuses(), ended: sessions.ended.list() };
+    const ended = sessions.ended.list();
+    const found = { volumes: volumes.statuses(), sessions: sessions.statuses(), ended, outOfService };
     sessions.resume();
     return found;
   }
@@ -192,7 +194,7 @@ class Engine implements LocalEngine {
 
   async takeBackVolume(spec: VolumeSpec): Promise<VolumeStatus> {
     const { volumes } = this.#parts();
-    await volumes.openOrKeep([spec]);
+    await volumes.takeBack(spec);
     return volumes.status(spec.uid);
   }
 

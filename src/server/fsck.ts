@@ -6,12 +6,13 @@
  *   1. The directory is locked meanwhile, so no daemon uses it.
  *   2. Without `repair` nothing in it changes but the text of LOCK: LevelDB, which writes whenever it is opened, is opened
  *      in a copy elsewhere.
- *   3. A repair is made only when the rows say which volumes are registered, and only when a start would be possible.
+ *   3. A repair is made only when the rows say which volumes are registered, and only when a start would leave nothing alone.
  */
 import { cp, mkdtemp, rm, stat } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { asTidemarkError } from "../base/errors.ts";
+import { hintsOf } from "../domain/out-of-service.ts";
 import { type CheckedRows, checkCopies, checkRows, DATABASE_PATH, inDataDirectory } from "../domain/row-checks.ts";
 import { checkState, type StateCheck } from "../engine/check/check-state.ts";
 import { findingOf } from "../engine/check/finding.ts";
@@ -61,7 +62,8 @@ export async function fsck(dataDirectory: string, action: "look" | "repair"): Pr
 /** The state directory; one that is not there is a finding, too. */
 async function lookAt(directory: StateDirectory, rows: CheckedRows): Promise<StateCheck> {
   try {
-    return await checkState(systemStateFiles(directory.engine), rows.volumes);
+    const hints = hintsOf(rows.copies?.rows ?? [], new Map());
+    return await checkState(systemStateFiles(directory.engine), rows.volumes, hints);
   } catch (error) {
     const context = {
       path: "",
@@ -70,7 +72,7 @@ async function lookAt(directory: StateDirectory, rows: CheckedRows): Promise<Sta
       remedy: "restore the `state` folder from where it was moved; without it every copy has to be started again",
     };
     const findings = [{ ...findingOf(error, context), repairable: false }];
-    return { findings, omitted: 0, files: 0, bytes: 0, sessions: [], endedIds: [] };
+    return { findings, omitted: 0, files: 0, bytes: 0, sessions: [], endedIds: [], outOfServiceIds: [] };
   }
 }
 
@@ -78,7 +80,7 @@ function refusalOf(rows: CheckedRows, state: StateCheck): string | undefined {
   if (rows.volumes === undefined) return "the database does not say which volumes are registered";
   if (rows.findings.some(({ cost }) => cost === STARTS_NOT)) return "the database has to be restored first";
   if (state.omitted > 0) return "there are too many findings: the disk below is not to be trusted";
-  return isRepairable(state.findings) ? undefined : "a start of the box would be refused";
+  return isRepairable(state.findings) ? undefined : "files that must not be opened have to be seen to first";
 }
 
 const STARTS_NOT = "the box does not start";

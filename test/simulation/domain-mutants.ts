@@ -5,7 +5,7 @@
 import type { Mutant } from "./mutants.ts";
 
 function mutant(name: string, rule: string, file: string, ...edits: readonly (readonly [string, string])[]): Mutant {
-  return { name, rule, edits: edits.map(([find, put]) => ({ file: `src/${file}`, find, put })) };
+  return { name, rule, edits: edits.map(([find, put]) => ({ file: `src/${file}`, find, put })), needs: ["whole-box"] };
 }
 
 export const DOMAIN_MUTANTS: readonly Mutant[] = [
@@ -106,8 +106,8 @@ export const DOMAIN_MUTANTS: readonly Mutant[] = [
     "1.9: a start decides what cut-off requests have done before anything changes it",
     "domain/box.ts",
     [
-      "    await journal.commit(this.#intents.decideAll({ sessions, ended: this.copies.ended, hasVolume }), []);\n",
-      "    void [sessions, hasVolume];\n",
+      "    await journal.commit(this.#intents.decideAll({ sessions, ended, hasVolume }, outOfService), []);\n",
+      "    void [sessions, ended, hasVolume, outOfService];\n",
     ],
   ),
   // --- the store -----------------------------------------------------------------------------------------------------------

@@ -5,6 +5,7 @@
  * must be found exactly once, so that a mutant cannot come to mean nothing while the engine changes.
  */
 import { DOMAIN_MUTANTS } from "./domain-mutants.ts";
+import type { Feature } from "./world.ts";
 
 export interface Edit {
   readonly file: string;
@@ -17,10 +18,21 @@ export interface Mutant {
   /** The rule that is left out, and where it stands. */
   readonly rule: string;
   readonly edits: readonly Edit[];
+  /** Worlds without these cannot notice it: their seeds are passed over. */
+  readonly needs?: readonly Feature[];
+  /** Found only after some thousand seeds: not looked for in every run. */
+  readonly rare?: boolean;
 }
 
-function mutant(name: string, rule: string, file: string, find: string, put: string): Mutant {
-  return { name, rule, edits: [{ file: `src/engine/${file}`, find, put }] };
+function mutant(
+  name: string,
+  rule: string,
+  file: string,
+  find: string,
+  put: string,
+  needs: readonly Feature[] = [],
+): Mutant {
+  return { name, rule, edits: [{ file: `src/engine/${file}`, find, put }], needs };
 }
 
 const ENGINE_MUTANTS: readonly Mutant[] = [
@@ -31,6 +43,7 @@ const ENGINE_MUTANTS: readonly Mutant[] = [
     "engine.ts",
     "    this.#failStop.arm();\n",
     "",
+    ["state-failure"],
   ),
   mutant(
     "failed-flush-forgiven",
@@ -42,6 +55,7 @@ const ENGINE_MUTANTS: readonly Mutant[] = [
     // If that cannot`,
     `    return;
     // If that cannot`,
+    ["device-failure"],
   ),
   mutant(
     "failed-flush-unmarked",
@@ -49,6 +63,7 @@ const ENGINE_MUTANTS: readonly Mutant[] = [
     "volume/volume-tracking.ts",
     "      setRegion(chain.open, region);\n",
     "",
+    ["device-failure"],
   ),
   // --- 1.3 -----------------------------------------------------------------------------------------------------------------
   mutant(
@@ -135,8 +150,8 @@ const ENGINE_MUTANTS: readonly Mutant[] = [
     "start-not-durable",
     "1.4: the record of a point is durable before its gates open",
     "session/points-log.ts",
-    "Buffer.concat([head, json, ...encoded]));\n    await this.#log.sync();",
-    "Buffer.concat([head, json, ...encoded]));",
+    "await log.append(encodePoint(record, maps));\n    await log.sync();",
+    "await log.append(encodePoint(record, maps));",
   ),
   mutant(
     "points-forgotten-early",
@@ -310,8 +325,8 @@ const ENGINE_MUTANTS: readonly Mutant[] = [
     "torn-tail-kept",
     "1.8: a torn tail is cut off before the log goes on",
     "durable/frame-log.ts",
-    "        await file.truncate(found.endBytes);\n",
-    "",
+    "    await this.#file.truncate(this.#end.offsetBytes);\n    await this.#file.sync();\n    this.#uncut",
+    "    this.#uncut",
   ),
   mutant(
     "refused-frame-left",
@@ -356,16 +371,16 @@ const ENGINE_MUTANTS: readonly Mutant[] = [
     name: "torn-slot-left",
     rule: "1.8: a torn slot is written anew before anything is done on the strength of the other one",
     edits: [
-      { file: "src/engine/session/session-recovery.ts", find: "  await superblock?.heal();\n", put: "" },
-      { file: "src/engine/volume/volume-tracking.ts", find: "      await superblock.heal();\n", put: "" },
+      { file: "src/engine/session/session-files.ts", find: "    await this.#super.heal();\n", put: "" },
+      { file: "src/engine/volume/volume-tracking.ts", find: "    await this.#super.heal();\n", put: "" },
     ],
   },
   mutant(
     "found-names-not-synced",
     "1.10: names that are found are durable before anybody acts on them",
     "session/session-recovery.ts",
-    "  // After a kill the names need not be durable yet (data-safety 1.10 rule 3).\n  await files",
-    "  void files",
+    "    // After a kill the names need not be durable yet (data-safety 1.10 rule 3).\n    await files",
+    "    void files",
   ),
   mutant(
     "hot-regions-forgotten",

@@ -194,7 +194,7 @@ export class Rows {
     const checked = await checkRows(store);
     const findings = [
       ...checked.findings,
-      ...checkCopies(checked, { sessions, endedIds: [...this.#witness.unconfirmed] }),
+      ...checkCopies(checked, { sessions, endedIds: [...this.#witness.unconfirmed], outOfServiceIds: [] }),
     ];
     for (const { message } of findings) this.#report(`fsck: ${message}`);
   }

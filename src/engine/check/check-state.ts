@@ -7,13 +7,14 @@
 import { AssertionError } from "../../base/assert.ts";
 import { asTidemarkError } from "../../base/errors.ts";
 import { TEMPORARY_SUFFIX } from "../durable/replace-file.ts";
-import type { StateFiles } from "../durable/state-files.ts";
-import type { FindingKind, MetadataFinding, VolumeSpec } from "../engine-api.ts";
+import { isBarring, type StateFiles } from "../durable/state-files.ts";
+import type { FindingKind, MetadataFinding, SessionHint, VolumeSpec } from "../engine-api.ts";
 import { CLEAN_STOP_FILE, readStampFrame } from "../foreign-writes.ts";
 import { type Core, loadCore } from "../map/core.ts";
 import { SESSIONS_DIRECTORY } from "../session/session-files.ts";
-import type { SessionRecord } from "../session/session-record.ts";
+import { isSessionId, type SessionRecord } from "../session/session-record.ts";
 import { VOLUMES_DIRECTORY } from "../volume/volume-tracking.ts";
+import { costOfBarred } from "./check-barred.ts";
 import { type CheckedPoints, checkPoints } from "./check-points.ts";
 import { type CheckedSession, checkSession } from "./check-session.ts";
 import { checkVolume, type NeededEpoch } from "./check-volume.ts";
@@ -32,17 +33,26 @@ export interface StateCheck {
   readonly sessions: readonly Pick<SessionRecord, "id" | "generation">[];
   /** Copies that are over and whose end may not be recorded yet. */
   readonly endedIds: readonly string[];
+  /** Copies that a start leaves alone. */
+  readonly outOfServiceIds: readonly string[];
 }
 
-/** `volumes` undefined: nobody knows which are registered. What the disk throws for directories is thrown. */
-export async function checkState(files: StateFiles, volumes: readonly VolumeSpec[] | undefined): Promise<StateCheck> {
+/**
+ * `volumes` undefined: nobody knows which are registered. `hints`: copies that the rows know. What the disk throws for
+ * directories is thrown.
+ */
+export async function checkState(
+  files: StateFiles,
+  volumes: readonly VolumeSpec[] | undefined,
+  hints: readonly SessionHint[] = [],
+): Promise<StateCheck> {
   const core = await loadCore();
   let bytes = 0;
   const looking = readOnlyFiles(files, async (lengthBytes) => {
     bytes += lengthBytes;
   });
   const walk = new StateWalk(looking, core, volumes);
-  await walk.run();
+  await walk.run(hints);
   const { findings, tally } = walk.checks;
   return {
     findings: findings.items,
@@ -51,6 +61,7 @@ export async function checkState(files: StateFiles, volumes: readonly VolumeSpec
     bytes,
     sessions: walk.sessions,
     endedIds: walk.endedIds,
+    outOfServiceIds: [...walk.outOfServiceIds],
   };
 }
 
@@ -59,26 +70,42 @@ class StateWalk {
   readonly #volumes: ReadonlyMap<string, VolumeSpec> | undefined;
   readonly sessions: SessionRecord[] = [];
   readonly endedIds: string[] = [];
+  readonly outOfServiceIds = new Set<string>();
 
   constructor(files: StateFiles, core: Core, volumes: readonly VolumeSpec[] | undefined) {
     this.checks = { files, core, findings: new FindingList(), tally: { files: 0 } };
     this.#volumes = volumes && new Map(volumes.map((spec) => [spec.uid, spec]));
   }
 
-  async run(): Promise<void> {
+  async run(hints: readonly SessionHint[]): Promise<void> {
     const names = await this.checks.files.list("");
     const points = await checkPoints(this.checks, names);
     const sessions = await this.#sessions(points);
     this.#addPointsDamage(points, sessions);
     await this.#volumesWith(points, sessions);
     await this.#root(names);
+    this.#addBarredCosts(points, hints);
+  }
+
+  #addBarredCosts({ points }: CheckedPoints, hints: readonly SessionHint[]): void {
+    const nameOf = (uid: string) => this.#volumes?.get(uid)?.name ?? uid;
+    for (const [path, error] of this.checks.findings.barred) {
+      const known = { sessions: this.sessions, hints, points, nameOf };
+      const { cost, sessionIds } = costOfBarred(path, error, known);
+      if (cost !== undefined) this.checks.findings.setCost(path, cost);
+      for (const id of sessionIds) this.outOfServiceIds.add(id);
+    }
   }
 
   async #sessions(points: CheckedPoints): Promise<CheckedSession[]> {
     const found: CheckedSession[] = [];
     for (const name of await this.#list(SESSIONS_DIRECTORY)) {
       const path = `${SESSIONS_DIRECTORY}/${name}`;
-      await this.#directory(path, "the box does not start", async () => {
+      if (!isSessionId(name)) {
+        this.#unknown(path, "it is no copy's directory");
+        continue;
+      }
+      await this.#directory(path, name, async () => {
         const session = await checkSession(this.checks, name, { points, volumes: this.#volumes });
         if (session?.record.state === "ended") this.endedIds.push(session.record.id);
         else if (session) found.push(session);
@@ -113,10 +140,10 @@ class StateWalk {
       const path = `${VOLUMES_DIRECTORY}/${uid}`;
       const spec = this.#volumes?.get(uid);
       if (this.#volumes !== undefined && spec === undefined) {
-        this.#unknown(path, "its volume is not registered in this box", "");
+        this.#unknown(path, "its volume is not registered in this box");
         continue;
       }
-      await this.#directory(path, "", () =>
+      await this.#directory(path, spec?.name ?? uid, () =>
         checkVolume(this.checks, uid, { spec, needed: needed.get(uid) ?? [], points }),
       );
     }
@@ -130,7 +157,7 @@ class StateWalk {
       else if (name.endsWith(TEMPORARY_SUFFIX)) {
         const message = "it was being written when the daemon ended";
         this.checks.findings.add(harmless("left-over", { path: name, subject: "", message }));
-      } else this.#unknown(name, "nobody knows this file", "");
+      } else this.#unknown(name, "nobody knows this file");
     }
   }
 
@@ -151,22 +178,24 @@ class StateWalk {
     });
   }
 
-  #unknown(path: string, message: string, cost: string): void {
+  #unknown(path: string, message: string): void {
     const kind: FindingKind = "unknown";
     this.checks.findings.add({
-      ...{ kind, severity: cost === "" ? "warning" : "error", path, offsetBytes: undefined, page: undefined },
-      ...{ subject: "", message, cost, repairable: false },
+      ...{ kind, severity: "warning", path, offsetBytes: undefined, page: undefined },
+      ...{ subject: "", message, cost: "", repairable: false },
       remedy: "nothing uses it; move it out of the state directory when you know that it is not needed",
     });
   }
 
   /** What lies where a directory has to be may be anything. */
-  async #directory(path: string, cost: string, check: () => Promise<void>): Promise<void> {
+  async #directory(path: string, subject: string, check: () => Promise<void>): Promise<void> {
     try {
       await check();
-    } catch (error) {
-      if (error instanceof AssertionError) throw error;
-      this.#unknown(path, `it cannot be looked into: ${asTidemarkError(error).message}`, cost);
+    } catch (cause) {
+      if (cause instanceof AssertionError) throw cause;
+      const error = asTidemarkError(cause);
+      if (isBarring(error)) this.checks.findings.addError(error, { path, subject, cost: "", remedy: "" });
+      else this.#unknown(path, `it cannot be looked into: ${error.message}`);
     }
   }
 

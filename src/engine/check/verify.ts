@@ -10,7 +10,7 @@ import { corruptFile, type StateFile, type StateFiles } from "../durable/state-f
 import { SUPERBLOCK_SLOT_BYTES, Superblock, type SuperblockKind } from "../durable/superblock.ts";
 import type { MetadataFinding } from "../engine-api.ts";
 import type { Core } from "../map/core.ts";
-import { type FindingContext, type FindingList, findingOf, harmless } from "./finding.ts";
+import { type FindingContext, type FindingList, harmless } from "./finding.ts";
 
 /** What a check works on. */
 export interface Checks {
@@ -111,7 +111,7 @@ export async function reporting<T>(
     return await step();
   } catch (error) {
     if (error instanceof AssertionError || asTidemarkError(error).code === "STOPPING") throw error;
-    checks.findings.add(findingOf(error, context));
+    checks.findings.addError(error, context);
     return undefined;
   }
 }

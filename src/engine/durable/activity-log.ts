@@ -119,22 +119,43 @@ export class ActivityLog {
     options: ActivityLogOptions,
     numbers: readonly number[],
   ): Promise<{ log: ActivityLog; replay: ActivityReplay }> {
+    const found = await ActivityLog.find(options, numbers);
+    await found.log.cutTail();
+    return found;
+  }
+
+  /** As `open`, and changes nothing: `cutTail` comes before anything is asked of it, or `abandon` instead of `close`. */
+  static async find(
+    options: ActivityLogOptions,
+    numbers: readonly number[],
+  ): Promise<{ log: ActivityLog; replay: ActivityReplay }> {
     assert(numbers.length > 0, "at least one log");
     const replayer = new ActivityReplayer();
     let frames: FrameLog | undefined;
     for (const number of numbers) {
-      await frames?.close();
+      await frames?.abandon(); // an older log takes nothing more, so that a torn tail may stay
       const path = options.path(number);
-      frames = await FrameLog.open(options.files, path, LOG_KIND, options.ownerId, (payload) =>
+      frames = await FrameLog.find(options.files, path, LOG_KIND, options.ownerId, (payload) =>
         replayer.add(path, payload),
       );
       if (replayer.started) continue;
-      await frames.close();
+      await frames.abandon();
       throw corruptFile(path, "is empty");
     }
     assert(frames !== undefined, "the last log is open");
     const replay = replayer.result();
     return { log: new ActivityLog(options, frames, replay.openEpoch, replay.hotRegions), replay };
+  }
+
+  /** As FrameLog.cutTail. */
+  cutTail(): Promise<void> {
+    return this.#log.cutTail();
+  }
+
+  /** As FrameLog.abandon. */
+  async abandon(): Promise<void> {
+    this.#closed = true;
+    await this.#log.abandon();
   }
 
   /** Number of the log in use. */

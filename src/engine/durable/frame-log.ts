@@ -43,8 +43,10 @@ export class FrameLog {
   readonly path: string;
   /** From the header; names of the form `<name>-<number>.log` must agree with it. */
   readonly number: number;
-  /** Length of the torn tail that `open` has cut off. */
+  /** Length of the torn tail that was found. */
   readonly tornBytes: number;
+  /** The torn tail is still there: nothing may be written. */
+  #uncut: boolean;
   readonly #file: StateFile;
   readonly #logChecksum: number;
   readonly #end: End;
@@ -74,6 +76,7 @@ export class FrameLog {
     this.path = file.path;
     this.number = number;
     this.tornBytes = tornBytes;
+    this.#uncut = tornBytes > 0;
     this.#file = file;
     this.#logChecksum = logChecksum;
     this.#end = end;
@@ -119,22 +122,50 @@ export class FrameLog {
     ownerId: string,
     onFrame: (payload: Uint8Array, sequence: number) => void,
   ): Promise<FrameLog> {
+    const log = await FrameLog.find(files, path, kind, ownerId, onFrame);
+    try {
+      await log.cutTail();
+      return log;
+    } catch (error) {
+      await log.abandon();
+      throw error;
+    }
+  }
+
+  /** As `open`, and changes nothing: `cutTail` comes before anything is appended, or `abandon` instead of `close`. */
+  static async find(
+    files: StateFiles,
+    path: string,
+    kind: string,
+    ownerId: string,
+    onFrame: (payload: Uint8Array, sequence: number) => void,
+  ): Promise<FrameLog> {
     await loadCore();
     const file = await files.open(path, { create: "must-exist" });
     try {
       await file.sync();
       const { number, checksum, end: found } = await readLog(file, kind, ownerId, onFrame);
       const tornBytes = found.fileBytes - found.endBytes;
-      if (tornBytes > 0) {
-        await file.truncate(found.endBytes);
-        await file.sync();
-      }
       const end = { offsetBytes: found.endBytes, sequence: found.sequence, checksum: found.checksum };
       return new FrameLog(file, number, checksum, { end, lastDataSequence: found.lastDataSequence, tornBytes });
     } catch (error) {
       await file.close();
       throw error;
     }
+  }
+
+  /** The torn tail that was found is gone, durably. METADATA_WRITE_FAILED. */
+  async cutTail(): Promise<void> {
+    if (!this.#uncut) return;
+    await this.#file.truncate(this.#end.offsetBytes);
+    await this.#file.sync();
+    this.#uncut = false;
+  }
+
+  /** Closes a log to which nothing has been appended, and leaves it as it was found: not even a mark is written. */
+  abandon(): Promise<void> {
+    this.#closing ??= this.#file.close();
+    return this.#closing;
   }
 
   /** Bytes of the file that are in use. */
@@ -204,6 +235,7 @@ export class FrameLog {
   }
 
   #append(type: FrameType, payload: Uint8Array): Promise<number> {
+    assert(!this.#uncut, `the torn tail of ${this.path} is cut off before anything is appended`);
     if (this.#failure) return Promise.reject(this.#failure);
     const refusal = this.#refusal(payload.length);
     if (refusal) return Promise.reject(refusal);

@@ -156,6 +156,11 @@ export function isDamage(error: TidemarkError): boolean {
   return ["METADATA_CORRUPT", "PATH_NOT_FOUND", "MEDIUM_ERROR"].includes(error.code);
 }
 
+/** True when a state file must not be opened in this run: nothing is known of it, and nothing may be done to it. */
+export function isBarring(error: TidemarkError): boolean {
+  return error.code === "PERMISSION_DENIED" || error.code === "SCHEMA_TOO_NEW";
+}
+
 /** SCHEMA_TOO_NEW of one file. */
 export function fileTooNew(path: string, found: number, known: number): TidemarkError {
   return new TidemarkError("SCHEMA_TOO_NEW", {

@@ -6,11 +6,15 @@
  * its own and every activity log has its seal durably; then a new log is begun and the older ones are removed. All that
  * are there are read, in order: whether the making of the newest was reported as failed does not matter.
  * A log that is damaged is set aside as `points-<n>.log.damaged`, for whoever wants to look at it, once what follows from
- * the damage is durable.
+ * the damage is durable. A log that is missing is not begun again before that either.
+ * What it says of volumes and sessions that are out of service in this run (barred.ts) is carried: written into a log of its
+ * own, which is not removed before the next start.
  * Payload: length of the JSON part (u32, little-endian), JSON, then the encoded maps in the order of the sessions.
  * Source: data-safety 2.5 ("group record durable = commit point of all"); formats: docs/file-formats.md.
  */
+import { assert } from "../../base/assert.ts";
 import { asTidemarkError, TidemarkError } from "../../base/errors.ts";
+import { STATE_LOG_FRAME_BYTES_MAX } from "../../base/limits.ts";
 import { granuleCountOf } from "../../base/units.ts";
 import { REGION_BITS_BYTES } from "../durable/activity-frames.ts";
 import { parseJson } from "../durable/fields.ts";
@@ -82,17 +86,20 @@ export interface FoundPoints {
 
 export class PointsLog {
   readonly #files: StateFiles;
-  #log: FrameLog;
+  /** Undefined while the log is known to be missing. */
+  #log: FrameLog | undefined;
   #number: number;
   #records: number;
   /** Logs before the one in use, not yet removed. */
   #older: number[];
+  /** A log before the one in use that stays. */
+  #carried: number | undefined;
   /** Logs that could not be read, until they are set aside. */
   #damaged: number[];
 
   private constructor(
     files: StateFiles,
-    log: FrameLog,
+    log: FrameLog | undefined,
     found: { number: number; records: number; older: number[]; damaged: number[] },
   ) {
     this.#files = files;
@@ -134,11 +141,19 @@ export class PointsLog {
     }
     await newest?.close();
     const found = { number: used + 1, records: points.length, older: kept, damaged };
-    return { log: new PointsLog(files, await create(files, used + 1), found), points, damage };
+    const isMissing = damage !== undefined && numbers.length === 0;
+    const log = isMissing ? undefined : await create(files, used + 1);
+    return { log: new PointsLog(files, log, found), points, damage };
+  }
+
+  /** There should be one, and there is none. */
+  get isMissing(): boolean {
+    return this.#log === undefined;
   }
 
   /** What follows from the damage is durable elsewhere: until then every start has to find it again. */
   async setAsideDamaged(): Promise<void> {
+    this.#log ??= await create(this.#files, this.#number);
     for (const number of this.#damaged)
       await this.#files.rename(pointsLogName(number), `${pointsLogName(number)}.damaged`);
     if (this.#damaged.length > 0) await this.#files.syncDirectory("");
@@ -151,21 +166,35 @@ export class PointsLog {
 
   /** Durable when it resolves: the point has happened. */
   async append(record: PointRecord, maps: readonly PointMap[]): Promise<void> {
-    const encoded = maps.filter((map) => typeof map !== "string");
-    const lengthOf = (map: PointMap) => (map === "full" ? FULL_MAP : map === "in-file" ? MAP_IN_FILE : map.length);
-    const part: JsonPart = { ...record, mapLengths: maps.map(lengthOf) };
-    const json = new TextEncoder().encode(JSON.stringify(part));
-    const head = new Uint8Array(4);
-    new DataView(head.buffer).setUint32(0, json.length, true);
-    await this.#log.append(Buffer.concat([head, json, ...encoded]));
-    await this.#log.sync();
+    const log = this.#inUse();
+    await log.append(encodePoint(record, maps));
+    await log.sync();
     this.#records++;
+  }
+
+  /** From now on these points are in a log of their own, which stays; the others go with the next `reset`. */
+  async carry(points: readonly RecoveredPoint[]): Promise<void> {
+    if (points.length === 0) return;
+    const payloads = distinctPayloads(points);
+    this.#older.push(this.#number);
+    await this.#inUse().close();
+    const log = await create(this.#files, ++this.#number);
+    this.#carried = this.#number;
+    for (const payload of payloads) await log.append(payload);
+    await log.close();
+    this.#log = await create(this.#files, ++this.#number);
+  }
+
+  #inUse(): FrameLog {
+    assert(this.#log !== undefined, "the points log has begun");
+    return this.#log;
   }
 
   /** The logs that a start would read, with the bytes of the one in use that are acknowledged. */
   get logs(): readonly { readonly path: string; readonly storedBytes: number | undefined }[] {
-    const older = this.#older.map((number) => ({ path: pointsLogName(number), storedBytes: undefined }));
-    return [...older, { path: pointsLogName(this.#number), storedBytes: this.#log.sizeBytes }];
+    const before = [...this.#older, ...(this.#carried === undefined ? [] : [this.#carried])];
+    const older = before.map((number) => ({ path: pointsLogName(number), storedBytes: undefined }));
+    return [...older, { path: pointsLogName(this.#number), storedBytes: this.#inUse().sizeBytes }];
   }
 
   /** Forgets all points: everything they say is durable elsewhere. After a failure the log goes on as it is. */
@@ -176,7 +205,7 @@ export class PointsLog {
   /** As `reset`, but begins a new log in any case: the present one is damaged on the disk. */
   async renew(): Promise<void> {
     const next = await create(this.#files, this.#number + 1);
-    const old = this.#log;
+    const old = this.#inUse();
     this.#older.push(this.#number);
     this.#log = next;
     this.#number++;
@@ -186,8 +215,8 @@ export class PointsLog {
     this.#older = [];
   }
 
-  close(): Promise<void> {
-    return this.#log.close();
+  async close(): Promise<void> {
+    await this.#log?.close();
   }
 }
 
@@ -212,6 +241,30 @@ export function pointsLogNumbers(names: readonly string[]): number[] {
 /** File of log `number`. */
 export function pointsLogName(number: number): string {
   return `points-${number}.log`;
+}
+
+function encodePoint(record: PointRecord, maps: readonly PointMap[]): Uint8Array {
+  const encoded = maps.filter((map) => typeof map !== "string");
+  const lengthOf = (map: PointMap) => (map === "full" ? FULL_MAP : map === "in-file" ? MAP_IN_FILE : map.length);
+  const part: JsonPart = { ...record, mapLengths: maps.map(lengthOf) };
+  const json = new TextEncoder().encode(JSON.stringify(part));
+  const head = new Uint8Array(4);
+  new DataView(head.buffer).setUint32(0, json.length, true);
+  return Buffer.concat([head, json, ...encoded]);
+}
+
+/** What was carried before may have been found twice: in its own log and in one that a kill has kept. */
+function distinctPayloads(points: readonly RecoveredPoint[]): Uint8Array[] {
+  const payloads: Uint8Array[] = [];
+  for (const { maps, ...record } of points) {
+    const inPoint = record.sessions.map(({ id }) => {
+      const map = maps.get(id);
+      return map ? encodePointMap(map, STATE_LOG_FRAME_BYTES_MAX) : "in-file";
+    });
+    const payload = encodePoint(record, inPoint);
+    if (!payloads.some((other) => Buffer.compare(other, payload) === 0)) payloads.push(payload);
+  }
+  return payloads;
 }
 
 async function create(files: StateFiles, number: number): Promise<FrameLog> {
@@ -290,7 +343,7 @@ function isPoint({ pointMs, sessions, seals, logicalChanges, mapLengths }: JsonP
   if (!isWhole(pointMs) || ![sessions, seals, logicalChanges, mapLengths].every(Array.isArray)) return false;
   return (
     mapLengths.length === sessions.length &&
-    mapLengths.every((length) => length === FULL_MAP || isWhole(length)) &&
+    mapLengths.every((length) => length === FULL_MAP || length === MAP_IN_FILE || isWhole(length)) &&
     seals.every(isSeal) &&
     logicalChanges.every(
       (change) =>

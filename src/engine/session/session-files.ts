@@ -126,9 +126,10 @@ export class SessionFiles {
 
   /**
    * Opens the files of `record`, which comes from `superblock` or from a later point, and gives back the map of missing
-   * granules. `pointMap` is the map of the point when the record comes from there. Removes left-over files.
+   * granules. `pointMap` is the map of the point when the record comes from there. Nothing is changed on the disk: `begin`
+   * comes before they are used, or `abandon`.
    */
-  static async open(
+  static async find(
     files: StateFiles,
     core: Core,
     superblock: Superblock<SessionRecord>,
@@ -147,19 +148,35 @@ export class SessionFiles {
       ));
     const serial = serialOf(record.logFile);
     const logPath = `${directory}/${record.logFile}`;
-    const log = await FrameLog.open(files, logPath, "session", id, (payload) => {
-      const runs = decodeCopied(payload, record.generation, missing.bitCount);
-      if (runs === undefined) throw corruptFile(logPath, "holds a record of copied granules that makes no sense");
-      for (const run of runs) missing.clearRange(run.first, run.count);
-    });
-    const names = await files.list(directory);
-    for (const name of names)
-      if (name !== "super" && name !== record.logFile && name !== record.mapFile)
-        await files.remove(`${directory}/${name}`);
-    const newest = Math.max(serial, ...names.map(serialOf));
-    const { mapFile, logFile } = record;
-    const sessionFiles = new SessionFiles({ id, files, superblock, log, logFile, mapFile, serial: newest });
-    return { sessionFiles, missing };
+    let log: FrameLog | undefined;
+    try {
+      log = await FrameLog.find(files, logPath, "session", id, (payload) => {
+        const runs = decodeCopied(payload, record.generation, missing.bitCount);
+        if (runs === undefined) throw corruptFile(logPath, "holds a record of copied granules that makes no sense");
+        for (const run of runs) missing.clearRange(run.first, run.count);
+      });
+      const newest = Math.max(serial, ...(await files.list(directory)).map(serialOf));
+      const { mapFile, logFile } = record;
+      const sessionFiles = new SessionFiles({ id, files, superblock, log, logFile, mapFile, serial: newest });
+      return { sessionFiles, missing };
+    } catch (error) {
+      missing.dispose();
+      await log?.abandon();
+      throw error;
+    }
+  }
+
+  /** Cuts off the torn tail of the log and removes left-over files: before anything is written. */
+  async begin(): Promise<void> {
+    await this.#super.heal();
+    await this.#log.cutTail();
+    await this.#removeLeftovers();
+  }
+
+  /** Closes the files as they were found. */
+  async abandon(): Promise<void> {
+    await this.#log.abandon();
+    await this.#super.close();
   }
 
   /**
@@ -303,6 +320,10 @@ export class SessionFiles {
       this.#logFile = next.name;
       await old.close();
     }
+    await this.#removeLeftovers();
+  }
+
+  async #removeLeftovers(): Promise<void> {
     for (const name of await this.#files.list(this.directory))
       if (!this.#isKept(name)) await this.#files.remove(`${this.directory}/${name}`);
   }

@@ -63,6 +63,11 @@ const NUMBERS = [
 
 const NUMBER_MAX = 2 ** 52;
 
+/** `c12`, which is also the name of its directory. */
+export function isSessionId(text: string): boolean {
+  return /^c[1-9][0-9]{0,14}$/.test(text);
+}
+
 /** Checks what was read from disk; METADATA_CORRUPT names the first field that is wrong. */
 export function decodeSessionRecord(value: unknown): SessionRecord {
   const record = value as Record<string, unknown>;
@@ -75,7 +80,7 @@ export function decodeSessionRecord(value: unknown): SessionRecord {
   if (typeof value !== "object" || value === null) return bad("record");
   for (const field of NUMBERS)
     if (!Number.isSafeInteger(record[field]) || !inRange(record[field] as number)) return bad(field);
-  if (typeof record["id"] !== "string" || !/^c[1-9][0-9]{0,14}$/.test(record["id"])) return bad("id");
+  if (typeof record["id"] !== "string" || !isSessionId(record["id"])) return bad("id");
   if (!["creating", "live", "failed", "ended"].includes(record["state"] as string)) return bad("state");
   if (!["opc", "quickopc"].includes(record["kind"] as string)) return bad("kind");
   if (typeof record["tracking"] !== "boolean") return bad("tracking");

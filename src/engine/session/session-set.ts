@@ -6,8 +6,9 @@
  */
 import { endOnBug } from "../../base/assert.ts";
 import { TidemarkError } from "../../base/errors.ts";
-import { BARRIER_TIMEOUT_MS, SESSIONS_MAX, STOP_BACKGROUND_MS } from "../../base/limits.ts";
+import { BARRIER_TIMEOUT_MS, STOP_BACKGROUND_MS } from "../../base/limits.ts";
 import { granuleCountOf } from "../../base/units.ts";
+import type { OutOfService } from "../barred.ts";
 import type { CopyPlan, EngineEvent, SessionStatus, StartRequest, VolumeFacts } from "../engine-api.ts";
 import { PagedBitmap } from "../map/paged-bitmap.ts";
 import type { EnginePorts } from "../ports.ts";
@@ -39,6 +40,7 @@ export class SessionSet {
   readonly #ports: EnginePorts;
   readonly #volumes: VolumeSet;
   readonly #points: PointsLog;
+  readonly #outOfService: OutOfService;
   readonly ended: EndedSessions;
   readonly #emit: (event: EngineEvent) => void;
   readonly #sessions = new Map<string, CopySession>();
@@ -58,12 +60,14 @@ export class SessionSet {
     ports: EnginePorts;
     volumes: VolumeSet;
     points: PointsLog;
+    outOfService: OutOfService;
     ended: EndedSessions;
     emit: (event: EngineEvent) => void;
   }) {
     this.#ports = options.ports;
     this.#volumes = options.volumes;
     this.#points = options.points;
+    this.#outOfService = options.outOfService;
     this.ended = options.ended;
     this.#emit = options.emit;
     this.#copier = new Copier(options.ports);
@@ -91,12 +95,8 @@ export class SessionSet {
     return this.#admin.run(async () => {
       this.#requireRunning();
       const members = choose();
-      requireRoom(this.#volumes, members);
-      if (this.#sessions.size + this.ended.size + members.length > SESSIONS_MAX)
-        throw new TidemarkError("LIMIT_EXCEEDED", {
-          message: `there are ${this.#sessions.size} copy sessions; at most ${SESSIONS_MAX} can exist`,
-          hint: "cancel sessions that are not needed",
-        });
+      const exist = this.#sessions.size + this.ended.size + this.#outOfService.sessions.size;
+      requireRoom(this.#volumes, members, exist);
       const sessions = await firePoint(this.#host(), members);
       this.#pointsSeen++;
       for (const session of sessions)
@@ -146,12 +146,15 @@ export class SessionSet {
   }
 
   explain(request: Omit<StartRequest, "id" | "pace">): CopyPlan {
+    for (const { volumeUid } of [request.source, request.destination])
+      this.#volumes.require(volumeUid).requireInService();
     return explainStart(this.#views(), request);
   }
 
   require(id: string): CopySession {
     const session = this.#sessions.get(id);
     if (session) return session;
+    this.#outOfService.requireSession(id);
     throw new TidemarkError("SESSION_NOT_FOUND", {
       message: `there is no copy session ${id}`,
       hint: "`tidemark copy list` shows the sessions; `--all` also those that have ended",
@@ -408,8 +411,8 @@ export class SessionSet {
       await session.durable.run(() => session.files.end({ ...session.record(), end: endOf(ended) }));
       this.ended.add(ended);
       session.state = "ended";
-      detach(session.sourceVolume.leaving, session);
-      detach(session.destinationVolume.entering, session);
+      session.sourceVolume.detach(session);
+      session.destinationVolume.detach(session);
       this.#sessions.delete(session.id);
       this.#toldMs.delete(session.id);
       this.#unsettled.delete(session); // its superblock says that it is over, whatever a point says
@@ -492,9 +495,4 @@ export class SessionSet {
     endOnBug(error);
     this.#emit({ type: "engine.trouble", message: error instanceof Error ? error.message : String(error) });
   }
-}
-
-function detach(list: CopySession[], session: CopySession): void {
-  const index = list.indexOf(session);
-  if (index >= 0) list.splice(index, 1);
 }

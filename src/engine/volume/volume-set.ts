@@ -5,6 +5,7 @@
  * may stall: a volume is *reserved* there in one step, then removed, resized or opened again; meanwhile nothing else is
  * done with it (VOLUME_BUSY). Devices are opened and closed with a limit (device-steps.ts).
  */
+import { endOnBug } from "../../base/assert.ts";
 import { asTidemarkError, type ErrorRecord, TidemarkError, toErrorRecord } from "../../base/errors.ts";
 import {
   DEVICE_STEPS_LATE_MAX,
@@ -77,20 +78,45 @@ export class VolumeSet {
     });
   }
 
-  /** Side by side; a volume that cannot be opened stays offline, with its reason, and the others go on. */
-  async openOrKeep(specs: readonly VolumeSpec[]): Promise<void> {
-    const volumes = specs.map((spec) => ({ spec, volume: this.#newVolume(spec) }));
-    for (const { spec, volume } of volumes)
-      this.#entries.set(spec.uid, { volume, spec, tracking: undefined, task: undefined });
-    await Promise.all(
-      volumes.map(async ({ volume, spec }) => {
-        try {
-          await this.#open(volume, spec);
-        } catch (error) {
-          volume.setFailure(toErrorRecord(error));
-        }
-      }),
-    );
+  /** Known from here on, and not open. */
+  enter(specs: readonly VolumeSpec[]): void {
+    for (const spec of specs)
+      this.#entries.set(spec.uid, { volume: this.#newVolume(spec), spec, tracking: undefined, task: undefined });
+  }
+
+  /**
+   * Side by side; a volume that cannot be opened stays offline, with its reason, and the others go on. Those that are out of
+   * service are not opened.
+   */
+  async openOrKeep(outOfService: ReadonlyMap<string, TidemarkError>): Promise<void> {
+    const opening = [...this.#entries.values()].map(async ({ volume, spec }) => {
+      const why = outOfService.get(spec.uid);
+      if (why) await this.#identify(volume);
+      try {
+        if (why) throw why;
+        await this.#open(volume, spec);
+      } catch (error) {
+        volume.setFailure(toErrorRecord(error));
+      }
+    });
+    await Promise.all(opening);
+  }
+
+  /** What it lives on is taken, though it is not opened. */
+  async #identify(volume: Volume): Promise<void> {
+    const { path } = volume;
+    const identifying = async () => {
+      volume.identity = await this.requireUnshared(path, volume);
+    };
+    // What cannot be looked at is not known, as of a volume that cannot be opened.
+    await this.#steps.run({ path, action: "look at", run: identifying }).catch(endOnBug);
+  }
+
+  /** Takes back a volume whose removal did not come about; one that cannot be opened stays offline. */
+  async takeBack(spec: VolumeSpec): Promise<void> {
+    this.enter([spec]);
+    const { volume } = this.#entry(spec.uid);
+    await this.#open(volume, spec).catch((error: unknown) => volume.setFailure(toErrorRecord(error)));
   }
 
   async add(spec: VolumeSpec): Promise<VolumeFacts> {
@@ -202,11 +228,12 @@ export class VolumeSet {
 
   /**
    * Keeps everybody else from the volume until `release`; `remove` and `resize` let go of it themselves. One step, taken where
-   * sessions cannot change. VOLUME_NOT_FOUND, VOLUME_BUSY.
+   * sessions cannot change. VOLUME_NOT_FOUND, VOLUME_BUSY, OUT_OF_SERVICE.
    */
   reserve(uid: string, task: VolumeTask): Volume {
     const entry = this.#entry(uid);
     if (entry.task !== undefined) throw taskUnderWay(entry.volume, entry.task);
+    entry.volume.requireInService();
     if (task !== "opened again") requireIdle(entry.volume, task);
     entry.task = task;
     return entry.volume;

@@ -41,6 +41,8 @@ export class VolumeTracking {
   #marksKept = 0;
   #checkpointing = false;
   #closed = false;
+  /** Points that the activity log does not have, until `begin`. */
+  readonly #found: Parameters<ActivityLog["point"]>[0][] = [];
   /** Granules of each epoch in the map file that the superblock names. */
   #inFiles: ReadonlyMap<number, { readonly count: number; readonly serial: number }> = new Map();
 
@@ -81,7 +83,8 @@ export class VolumeTracking {
 
   /**
    * Opens the files of a volume and puts its chain back together, with what `points` add. Undefined when the volume was never
-   * tracked. METADATA_CORRUPT: `rebuild` is the way out.
+   * tracked. Nothing is changed on the disk: `begin` comes before it is used, or `abandon`. METADATA_CORRUPT: `rebuild` is
+   * the way out.
    */
   static async open(
     ports: EnginePorts,
@@ -97,7 +100,6 @@ export class VolumeTracking {
     const epochs: Epoch[] = [];
     const inFiles = new Map<number, { count: number; serial: number }>();
     try {
-      await superblock.heal();
       for (const [id, beginMs, trust, serial] of record.epochs) {
         const header = {
           kind: "epoch" as const,
@@ -116,7 +118,7 @@ export class VolumeTracking {
           message: `${directory}: the activity log al-${record.log}.log is missing`,
           hint: "what this volume tracks is copied in full next time",
         });
-      const { log, replay } = await ActivityLog.open(logOptions(ports, volume), numbers);
+      const { log, replay } = await ActivityLog.find(logOptions(ports, volume), numbers);
       for (const sealed of replay.sealed) addBits(epochOf(epochs, sealed.epoch, volume), sealed.regionBits);
       const open = epochOf(epochs, replay.openEpoch, volume);
       addBits(open, replay.regionBits);
@@ -178,6 +180,21 @@ export class VolumeTracking {
     return tracking;
   }
 
+  /** Before anything else is written. */
+  async begin(): Promise<void> {
+    await this.#super.heal();
+    await this.activity.cutTail();
+    for (const point of this.#found.splice(0)) this.#notePoint(point);
+  }
+
+  /** Lets go of files and chain as they were found. */
+  async abandon(): Promise<void> {
+    this.#closed = true;
+    this.#volume.chain.dispose();
+    await this.activity.abandon();
+    await this.#super.close();
+  }
+
   /** What is wrong with its superblock, although it could be read. */
   get slotDamage(): TidemarkError | undefined {
     return this.#super.slotDamage;
@@ -218,7 +235,7 @@ export class VolumeTracking {
           bits: new Uint8Array(Buffer.from(bits, "base64")),
         }));
         for (const { region, bits } of hotBits) setRegionBits(open, region, bits);
-        this.#notePoint({ sealedEpoch: open.id, openedEpoch: seal.openedEpoch, hotBits });
+        this.#found.push({ sealedEpoch: open.id, openedEpoch: seal.openedEpoch, hotBits });
         open = epochOf(epochs, seal.openedEpoch, this.#volume);
         this.#openEpoch = seal.openedEpoch;
       }
