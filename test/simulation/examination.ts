@@ -81,7 +81,7 @@ export class Examination {
       }),
     );
     const happened = fired.filter((facts) => facts !== undefined);
-    if (happened.length === fired.length) {
+    if (happened.length > 0 && happened.length === fired.length) {
       this.#stage.oracle.pointFired(asked.point, happened);
       this.#witness.onDeed({ do: "point", sessions: happened });
     } else if (happened.length > 0 && this.#witness.ending.size === 0 && !this.#stage.judge.had("state-damage"))

@@ -245,7 +245,7 @@ export class Requests implements Door {
   }
 }
 
-function isAsDone({ demand, deed }: Request, text: string, uids: readonly (string | undefined)[]): boolean {
+function isAsDone({ demand, deed, tries }: Request, text: string, uids: readonly (string | undefined)[]): boolean {
   if (isPoint(demand)) {
     const told = JSON.parse(text) as SessionStatus[];
     if (deed?.do !== "point" || told.length !== deed.sessions.length) return false;
@@ -262,7 +262,8 @@ function isAsDone({ demand, deed }: Request, text: string, uids: readonly (strin
     }
     case "stop-tracking": {
       const { id, tracking } = JSON.parse(text) as SessionStatus;
-      return deed?.do === "stop-tracking" && id === deed.id && !tracking;
+      // Whoever asks again is told that it does not track, also when it never did and the first try would have been refused.
+      return (deed?.do === "stop-tracking" || tries > 1) && id === demand.id && !tracking;
     }
     case "register":
       return uids[demand.volume] !== undefined;
