@@ -118,10 +118,11 @@ export class Operator {
     this.#ask({ do: "register", volume }, over, over);
   }
 
-  /** A client asks again. */
-  repeat(demand: Demand, send: () => Promise<unknown>): void {
+  /** A client asks again: what was answered before moves nothing any more. */
+  repeat(demand: Demand, before: "answered" | "cut-off", send: () => Promise<unknown>): void {
     const { moving } = this.#stage;
-    const volume = demand.do === "register" || demand.do === "take-out" ? demand.volume : undefined;
+    const moves = before === "cut-off" && (demand.do === "register" || demand.do === "take-out");
+    const volume = moves ? demand.volume : undefined;
     if (volume !== undefined) moving.add(volume);
     const over = () => volume !== undefined && moving.delete(volume);
     const call = () => (demand.do === "take-out" ? this.#unlessInUse(demand.volume, send) : send());

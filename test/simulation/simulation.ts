@@ -352,8 +352,9 @@ class Simulation {
     const { box } = this.#stage;
     const { life } = box;
     if (isPoint(request.demand)) await this.#noPoint();
-    if (life === box.life && box.serves)
-      this.#operator.repeat(request.demand, async () => this.#requests?.send(request));
+    if (life !== box.life || !box.serves) return;
+    const before = request.answer ? "answered" : "cut-off";
+    this.#operator.repeat(request.demand, before, async () => this.#requests?.send(request));
   }
 
   /** What rows say, when nothing is under way. */
