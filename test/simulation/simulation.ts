@@ -2,7 +2,8 @@
  * Runs one history: steps at a box, an oracle beside it, a look at everything after each crash, and a last phase in which
  * faults have stopped and everything has to come to its end.
  *
- * Role: turns actions into calls, ends processes and starts them again. The first violation ends the history.
+ * Role: turns actions into calls, ends processes and starts them again. The first violation ends the history. In a whole box
+ * the operator's door is the domain (requests.ts), and its rows are looked at as well (rows.ts).
  */
 import { type Core, instantiateCore, loadCore } from "../../src/engine/map/core.ts";
 import { Examination } from "./examination.ts";
