@@ -444,16 +444,13 @@ export async function removeVolumeDirectory(files: StateFiles, uid: string): Pro
   await files.syncDirectory(VOLUMES_DIRECTORY);
 }
 
-/** Durably. The superblock goes first: without it the rest is nothing, with it the rest has to be there. */
+/** Durably. The superblock goes first: one that came back without its files would be taken for damage. */
 async function emptyDirectory(files: StateFiles, directory: string): Promise<void> {
   const names = await files.list(directory);
-  if (names.includes("super")) {
-    await files.remove(`${directory}/super`);
-    await files.syncDirectory(directory);
-  }
-  const rest = names.filter((name) => name !== "super");
-  for (const name of rest) await files.remove(`${directory}/${name}`);
-  if (rest.length > 0) await files.syncDirectory(directory);
+  if (names.includes("super")) await files.remove(`${directory}/super`);
+  await files.syncDirectory(directory);
+  for (const name of names) if (name !== "super") await files.remove(`${directory}/${name}`);
+  await files.syncDirectory(directory);
 }
 
 function newSuperblock(
