@@ -118,7 +118,7 @@ function linkOf({ id, barred, record }: ReadSide, { hints, points }: BarredFiles
 
 /** As far as can be said without its maps. */
 function statusOf(record: SessionRecord): SessionStatus {
-  const { state, mapFile: _, logFile: __, end: ___, ...facts } = record;
+  const { state, mapFile: _, logFile: __, logFrames: ___, end: ____, ...facts } = record;
   return {
     ...facts,
     phase: state === "failed" ? "failed" : "copying",

@@ -47,7 +47,7 @@ import type {
   VolumeSpec,
   VolumeStatus,
 } from "./engine-api.ts";
-import { storeStamps } from "./foreign-writes.ts";
+import { storeCleanStop } from "./foreign-writes.ts";
 import { Exports } from "./io/exports.ts";
 import { VolumeTarget } from "./io/volume-target.ts";
 import { loadCore } from "./map/core.ts";
@@ -159,7 +159,8 @@ class Engine implements LocalEngine {
     const report = await sessions.stop();
     const stamps = await volumes.close(report);
     // Last, and only when everything before it is durable.
-    if (report.failures.length === 0) await storeStamps(ports.files, stamps).catch((error) => report.add(error));
+    if (report.failures.length === 0)
+      await storeCleanStop(ports.files, stamps, report.logEnds).catch((error) => report.add(error));
     await endedWithin(this.#clock, STOP_COPIERS_MS, [ports.mover.close()]);
     this.#failStop.end();
     if (report.error) throw report.error;

@@ -16,9 +16,10 @@
  */
 import { asTidemarkError, TidemarkError } from "../base/errors.ts";
 import { OutOfService } from "./barred.ts";
-import { isBarring, isDamage } from "./durable/state-files.ts";
+import type { ExpectedEnd } from "./durable/log-end.ts";
+import { isBarring, isDamage, type StateFiles } from "./durable/state-files.ts";
 import type { EngineEvent, OutOfServiceSession, SessionHint, VolumeSpec } from "./engine-api.ts";
-import { foreignWriteTo, readStamps, type Stamps, storeStamps } from "./foreign-writes.ts";
+import { type CleanStop, foreignWriteTo, readCleanStop, type Stamps, storeStamps } from "./foreign-writes.ts";
 import type { EnginePorts } from "./ports.ts";
 import { EndedSessions } from "./session/ended-sessions.ts";
 import { PointsLog } from "./session/points-log.ts";
@@ -57,10 +58,17 @@ export async function recover(recovery: Recovery): Promise<Recovered> {
     const { detail } = asTidemarkError(error);
     emit({ type: "engine.trouble", message: `${what}: ${detail.message}${detail.hint ? ` (${detail.hint})` : ""}` });
   };
-  const stamps = await readStamps(files);
-  const { log, points, damage } = await PointsLog.open(files, ports.core);
+  const { stamps, ends } = await readLastStop(files, trouble);
+  const { log, points, damage } = await PointsLog.open(files, ports.core, ends);
   const ended = new EndedSessions(files);
-  const state = { points, pointsDamage: damage, cleanStop: stamps.size > 0, ended, trouble };
+  const state = {
+    points,
+    pointsDamage: damage,
+    cleanStop: ends !== undefined,
+    ends: ends ?? new Map(),
+    ended,
+    trouble,
+  };
   const read = await readAll(recovery, state);
   const { outOfService } = read;
   if (damage) {
@@ -85,6 +93,25 @@ export async function recover(recovery: Recovery): Promise<Recovered> {
   return { sessions, outOfService: outOfService.list(read.sessions) };
 }
 
+/** What it left of volumes and, after a clean one, of logs: each has to end as it did then. */
+async function readLastStop(
+  files: StateFiles,
+  trouble: RecoveryState["trouble"],
+): Promise<{ readonly stamps: Stamps; readonly ends: ReadonlyMap<string, ExpectedEnd> | undefined }> {
+  let found: CleanStop;
+  try {
+    found = await readCleanStop(files);
+  } catch (cause) {
+    const error = asTidemarkError(cause);
+    if (!isDamage(error)) throw error;
+    trouble("what other programs have written to volumes since the last stop is not noticed", error);
+    return { stamps: new Map(), ends: undefined };
+  }
+  const onLostMark = (error: TidemarkError) => trouble("nothing is lost", error);
+  const ends = found.logEnds && new Map([...found.logEnds].map(([path, end]) => [path, { ...end, onLostMark }]));
+  return { stamps: found.stamps, ends };
+}
+
 /** Everything as it was read; nothing has been changed. */
 interface ReadFiles {
   readonly sessions: readonly SessionReading[];
@@ -98,7 +125,7 @@ async function readAll({ ports, volumes, specs, hints }: Recovery, state: Recove
   const names = await ports.files.list(SESSIONS_DIRECTORY);
   const readings = await each(names, READS_AT_ONCE, (id) => readSession(ports, volumes, id, state));
   const sessions = readings.filter((reading) => reading !== undefined);
-  const chains = await each(specs, READS_AT_ONCE, (spec) => readChain(ports, volumes, spec, points));
+  const chains = await each(specs, READS_AT_ONCE, (spec) => readChain(ports, volumes, spec, state));
   const barred = chains.flatMap(({ spec, barred }) => (barred ? [[spec.uid, barred] as const] : []));
   const outOfService = OutOfService.among({ volumes: new Map(barred), sessions, hints, points });
   return { sessions, chains, outOfService };
@@ -167,11 +194,11 @@ async function readChain(
   ports: EnginePorts,
   volumes: VolumeSet,
   spec: VolumeSpec,
-  points: RecoveryState["points"],
+  { points, ends }: RecoveryState,
 ): Promise<ReadChain> {
   const nothing = { spec, tracking: undefined, damage: undefined, barred: undefined };
   try {
-    return { ...nothing, tracking: await VolumeTracking.open(ports, volumes.require(spec.uid), points) };
+    return { ...nothing, tracking: await VolumeTracking.open(ports, volumes.require(spec.uid), points, ends) };
   } catch (cause) {
     const error = asTidemarkError(cause);
     if (isDamage(error)) return { ...nothing, damage: error };

@@ -347,11 +347,11 @@ const ENGINE_MUTANTS: readonly Mutant[] = [
     "old-maps-removed-first",
     "1.8: files go only when the superblock no longer names them",
     "volume/volume-tracking.ts",
-    `      await this.#super.store({ uid: this.#volume.uid, nextEpoch, log: number, serial, epochs });`,
+    `      await this.#super.store({ uid: this.#volume.uid, nextEpoch, log: number, serial, inUse, epochs });`,
     `      for (const name of await this.#files.list(directory))
         if (name.endsWith(".map") && !epochs.some(([id, , , at]) => name === mapFileOf(id, at)))
           await this.#files.remove(\`\${directory}/\${name}\`);
-      await this.#super.store({ uid: this.#volume.uid, nextEpoch, log: number, serial, epochs });`,
+      await this.#super.store({ uid: this.#volume.uid, nextEpoch, log: number, serial, inUse, epochs });`,
   ),
   // --- 1.10 ----------------------------------------------------------------------------------------------------------------
   mutant(

@@ -129,6 +129,8 @@ export class EngineLab {
   readonly #jobBytes: number;
   /** Maps of a point that go into its record. */
   pointMapsBytesMax = 16 * 1024 * 1024;
+  /** Of the engines that start from now on, instead of what production has; changes count at once. */
+  activity: { slots: number; checkpointBytes: number } | undefined;
   engine: EngineApi;
   /** What the rows of copies would say. */
   hints: readonly SessionHint[] = [];
@@ -165,6 +167,7 @@ export class EngineLab {
       ports: async () => ({
         files: this.#filesOfProcess(),
         pointMapsBytesMax: this.pointMapsBytesMax,
+        ...(this.activity ? { activity: this.activity } : {}),
         mover: smallJobs(createMover({ workers: 0, clock: this.clock }), this.#jobBytes),
         identityOf: async (path) => this.disk(path).identity ?? [path],
         openDevice: async (path) => {

@@ -4,10 +4,17 @@
  */
 import { TidemarkError } from "../../base/errors.ts";
 import { granuleCountOf } from "../../base/units.ts";
+import type { ExpectedEnd } from "../durable/log-end.ts";
 import { corruptFile } from "../durable/state-files.ts";
 import type { VolumeSpec } from "../engine-api.ts";
 import type { PointRecord } from "../session/points-log.ts";
-import { decodeCopied, decodeDefinition, SESSIONS_DIRECTORY, SessionFiles } from "../session/session-files.ts";
+import {
+  decodeCopied,
+  decodeDefinition,
+  expectedLogEnd,
+  SESSIONS_DIRECTORY,
+  SessionFiles,
+} from "../session/session-files.ts";
 import { decodeSessionRecord, type SessionRecord } from "../session/session-record.ts";
 import type { CheckedPoints } from "./check-points.ts";
 import { type FindingContext, findingOf, harmless } from "./finding.ts";
@@ -58,7 +65,8 @@ export async function checkSession(
     return undefined;
   }
   const placed = checkExtents(checks, record, surroundings.volumes);
-  const whole = await checkParts(checks, record, { pointHasMap: record === fired });
+  const expected = expectedLogEnd(own, record);
+  const whole = await checkParts(checks, record, { pointHasMap: record === fired, expected });
   reportLeftOvers(checks, record, names);
   const pointLost = surroundings.points.damage.items.length > 0 && (await SessionFiles.mayBeLater(files, record));
   return { record, fails: !placed || !whole || pointLost, own: "read" };
@@ -149,7 +157,7 @@ function checkExtents(
 async function checkParts(
   checks: Checks,
   record: SessionRecord,
-  { pointHasMap }: { readonly pointHasMap: boolean },
+  { pointHasMap, expected }: { readonly pointHasMap: boolean; readonly expected: ExpectedEnd | undefined },
 ): Promise<boolean> {
   const { id, generation, mapFile, logFile } = record;
   const directory = `${SESSIONS_DIRECTORY}/${id}`;
@@ -166,9 +174,9 @@ async function checkParts(
     }
   }
   const path = `${directory}/${logFile}`;
-  const log = await checkLog(checks, sessionContext(record, id, path), { kind: "session", id }, (payload) =>
-    requireCopied(path, payload, record, granuleCount),
-  );
+  const owner = { kind: "session", id };
+  const onPayload = (payload: Uint8Array) => requireCopied(path, payload, record, granuleCount);
+  const log = await checkLog(checks, sessionContext(record, id, path), owner, onPayload, undefined, expected);
   return whole && log;
 }
 
@@ -190,9 +198,10 @@ function reportLeftOvers(checks: Checks, record: SessionRecord, names: readonly 
 }
 
 function newestRecord(points: readonly PointRecord[], id: string): SessionRecord | undefined {
-  for (const point of [...points].reverse()) {
+  let newest: SessionRecord | undefined;
+  for (const point of points) {
     const record = point.sessions.find((session) => session.id === id);
-    if (record) return record;
+    if (record && record.generation >= (newest?.generation ?? 0)) newest = record;
   }
-  return undefined;
+  return newest;
 }

@@ -10,7 +10,7 @@ import { BOX_FILE, openBoxFile } from "../durable/box-file.ts";
 import { TEMPORARY_SUFFIX } from "../durable/replace-file.ts";
 import { isBarring, isDamage, type StateFiles } from "../durable/state-files.ts";
 import type { FindingKind, MetadataFinding, SessionHint, VolumeSpec } from "../engine-api.ts";
-import { CLEAN_STOP_FILE, readStampFrame } from "../foreign-writes.ts";
+import { CLEAN_STOP_FILE, readCleanStop } from "../foreign-writes.ts";
 import { type Core, loadCore } from "../map/core.ts";
 import { SESSIONS_DIRECTORY } from "../session/session-files.ts";
 import { isSessionId } from "../session/session-record.ts";
@@ -21,7 +21,7 @@ import { type CheckedSession, checkSession } from "./check-session.ts";
 import { checkVolume, type NeededEpoch } from "./check-volume.ts";
 import { FindingList, harmless } from "./finding.ts";
 import { readOnlyFiles } from "./read-only-files.ts";
-import { type Checks, checkLog, staleSlot } from "./verify.ts";
+import { type Checks, reporting, staleSlot } from "./verify.ts";
 
 /** What a check of the state directory gives back. */
 export interface StateCheck {
@@ -69,7 +69,7 @@ export async function checkState(
 }
 
 class StateWalk {
-  readonly checks: Checks;
+  checks: Checks;
   readonly #volumes: ReadonlyMap<string, VolumeSpec> | undefined;
   readonly sessions: CheckedSession[] = [];
   readonly endedIds: string[] = [];
@@ -82,6 +82,7 @@ class StateWalk {
 
   async run(hints: readonly SessionHint[]): Promise<void> {
     const names = await this.checks.files.list("");
+    if (names.includes(CLEAN_STOP_FILE)) await this.#cleanStop(CLEAN_STOP_FILE);
     const points = await checkPoints(this.checks, names);
     const sessions = await this.#sessions(points);
     this.#addPointsDamage(points, sessions);
@@ -156,8 +157,8 @@ class StateWalk {
   async #root(names: readonly string[]): Promise<void> {
     for (const name of names) {
       if (name === VOLUMES_DIRECTORY || name === SESSIONS_DIRECTORY || /^points-\d+\.log$/.test(name)) continue;
+      if (name === CLEAN_STOP_FILE) continue;
       if (name === BOX_FILE) await this.#boxFile(name);
-      else if (name === CLEAN_STOP_FILE) await this.#cleanStop(name);
       else if (/^points-\d+\.log\.damaged$/.test(name)) this.#setAside(name);
       else if (name.endsWith(TEMPORARY_SUFFIX)) {
         const message = "it was being written when the daemon ended";
@@ -184,8 +185,9 @@ class StateWalk {
     const cost = "whether another program wrote to a volume while the box was stopped is not noticed";
     const remedy = "if a volume may have been written to, cancel its copies and start them again";
     const context = { path, subject: "", cost, remedy };
-    await checkLog(this.checks, context, { kind: "box", id: "clean-stop" }, (payload) => {
-      readStampFrame(payload);
+    await reporting(this.checks, context, async () => {
+      const { logEnds } = await readCleanStop(this.checks.files);
+      if (logEnds) this.checks = { ...this.checks, logEnds };
     });
   }
 

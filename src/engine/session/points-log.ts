@@ -5,11 +5,12 @@
  * Files: `points-<n>.log`; the highest number is in use. A record is needed until every session of it has a checkpoint of
  * its own and every activity log has its seal durably; then a new log is begun and the older ones are removed. All that
  * are there are read, in order: whether the making of the newest was reported as failed does not matter.
+ * A log takes no point before the one in use says, durably, that it is continued in it: when the newest is missing, that is noticed.
  * A log that is damaged is set aside as `points-<n>.log.damaged`, for whoever wants to look at it, once what follows from
  * the damage is durable. A log that is missing is not begun again before that either.
  * What it says of volumes and sessions that are out of service in this run (barred.ts) is carried: written into a log of its
  * own, which is not removed before the next start.
- * Payload: length of the JSON part (u32, little-endian), JSON, then the encoded maps in the order of the sessions.
+ * Payload of a point: length of the JSON part (u32, little-endian), JSON, then the encoded maps in the order of the sessions.
  * Source: data-safety 2.5 ("group record durable = commit point of all"); formats: docs/file-formats.md.
  */
 import { assert } from "../../base/assert.ts";
@@ -19,6 +20,7 @@ import { granuleCountOf } from "../../base/units.ts";
 import { REGION_BITS_BYTES } from "../durable/activity-frames.ts";
 import { parseJson } from "../durable/fields.ts";
 import { FrameLog } from "../durable/frame-log.ts";
+import type { ExpectedEnd, LogEnd } from "../durable/log-end.ts";
 import { decodeMap, encodeMap } from "../durable/map-file.ts";
 import { TEMPORARY_SUFFIX } from "../durable/replace-file.ts";
 import { corruptFile, isDamage, type StateFiles } from "../durable/state-files.ts";
@@ -64,6 +66,8 @@ interface JsonPart extends PointRecord {
 
 const FULL_MAP = -1;
 const MAP_IN_FILE = -2;
+/** More than what says in which log this one is continued, less than any point. */
+const CONTINUED_BYTES_MAX = 48;
 
 /**
  * A map as a point has it. `full`: it says "everything", whose size would only cost time in the barrier. `in-file`: it is in the file
@@ -96,11 +100,13 @@ export class PointsLog {
   #carried: number | undefined;
   /** Logs that could not be read, until they are set aside. */
   #damaged: number[];
+  /** Newest of the older logs when it does not name the one in use yet. */
+  #unnamed: number | undefined;
 
   private constructor(
     files: StateFiles,
     log: FrameLog | undefined,
-    found: { number: number; records: number; older: number[]; damaged: number[] },
+    found: { number: number; records: number; older: number[]; damaged: number[]; unnamed: number | undefined },
   ) {
     this.#files = files;
     this.#log = log;
@@ -108,24 +114,36 @@ export class PointsLog {
     this.#records = found.records;
     this.#older = found.older;
     this.#damaged = found.damaged;
+    this.#unnamed = found.unnamed;
   }
 
   /** Opens the logs and reads their points, oldest first. SCHEMA_TOO_NEW, and what the disk may throw. */
-  static async open(files: StateFiles, core: Core): Promise<FoundPoints> {
+  static async open(
+    files: StateFiles,
+    core: Core,
+    ends: ReadonlyMap<string, ExpectedEnd> = new Map(),
+  ): Promise<FoundPoints> {
     const names = await files.list("");
     for (const name of names) if (name.endsWith(TEMPORARY_SUFFIX)) await files.remove(name);
     const numbers = pointsLogNumbers(names);
-    const used = Math.max(0, ...names.map((name) => Number(/^points-(\d+)\.log/.exec(name)?.[1] ?? 0)));
+    let used = Math.max(0, ...names.map(anyNumberOf));
+    /** The newest log that should be there, and what the last of the older ones says. */
+    let named = Math.max(0, ...[...ends.keys()].map(anyNumberOf));
+    let lastNamed: number | undefined;
     const points: RecoveredPoint[] = [];
     const kept: number[] = [];
     const damaged: number[] = [];
     let newest: FrameLog | undefined;
+    let newestNames: number | undefined;
     let damage = numbers.length === 0 ? await missingLog(files) : undefined;
     for (const number of numbers) {
       try {
-        const read = await readLog(files, number, core);
+        const read = await readLog(files, number, core, ends.get(pointsLogName(number)));
+        if (newest) lastNamed = newestNames;
         await newest?.close();
         newest = read.log;
+        newestNames = read.continuedIn;
+        named = Math.max(named, read.continuedIn ?? 0);
         points.push(...read.points);
         kept.push(number);
       } catch (cause) {
@@ -135,15 +153,34 @@ export class PointsLog {
         damaged.push(number);
       }
     }
-    if (newest && kept.at(-1) === used) {
-      const found = { number: used, records: points.length, older: kept.slice(0, -1), damaged };
-      return { log: new PointsLog(files, newest, found), points, damage };
+    if (named > used) damage ??= newestMissing(named);
+    used = Math.max(used, named);
+    const inUse = newest && kept.at(-1) === used;
+    if (inUse) kept.pop();
+    else {
+      await newest?.close();
+      lastNamed = newestNames;
+      used++;
     }
-    await newest?.close();
-    const found = { number: used + 1, records: points.length, older: kept, damaged };
     const isMissing = damage !== undefined && numbers.length === 0;
-    const log = isMissing ? undefined : await create(files, used + 1);
-    return { log: new PointsLog(files, log, found), points, damage };
+    const log = inUse ? newest : isMissing ? undefined : await create(files, used);
+    const unnamed = lastNamed === used ? undefined : kept.at(-1);
+    const found = { number: used, records: points.length, older: kept, damaged, unnamed };
+    const pointsLog = new PointsLog(files, log, found);
+    // A kill came between the two; with damage it waits until what follows from that is durable.
+    if (!damage) await pointsLog.#nameInUse();
+    return { log: pointsLog, points, damage };
+  }
+
+  async #nameInUse(): Promise<void> {
+    if (this.#unnamed === undefined) return;
+    const log = await FrameLog.open(this.#files, pointsLogName(this.#unnamed), "box", "points", () => undefined);
+    try {
+      await log.appendDurable(encodeContinued(this.#number));
+    } finally {
+      await log.close();
+    }
+    this.#unnamed = undefined;
   }
 
   /** There should be one, and there is none. */
@@ -158,6 +195,7 @@ export class PointsLog {
       await this.#files.rename(pointsLogName(number), `${pointsLogName(number)}.damaged`);
     if (this.#damaged.length > 0) await this.#files.syncDirectory("");
     this.#damaged = [];
+    await this.#nameInUse();
   }
 
   get records(): number {
@@ -176,13 +214,19 @@ export class PointsLog {
   async carry(points: readonly RecoveredPoint[]): Promise<void> {
     if (points.length === 0) return;
     const payloads = distinctPayloads(points);
-    this.#older.push(this.#number);
-    await this.#inUse().close();
-    const log = await create(this.#files, ++this.#number);
-    this.#carried = this.#number;
+    const old = this.#inUse();
+    const log = await create(this.#files, this.#number + 1);
     for (const payload of payloads) await log.append(payload);
-    await log.close();
-    this.#log = await create(this.#files, ++this.#number);
+    await log.sync();
+    const next = await create(this.#files, this.#number + 2);
+    for (const before of [log, old]) {
+      await before.appendDurable(encodeContinued(this.#number + 2));
+      await before.close();
+    }
+    this.#older.push(this.#number);
+    this.#carried = this.#number + 1;
+    this.#number += 2;
+    this.#log = next;
   }
 
   #inUse(): FrameLog {
@@ -206,6 +250,12 @@ export class PointsLog {
   async renew(): Promise<void> {
     const next = await create(this.#files, this.#number + 1);
     const old = this.#inUse();
+    try {
+      await old.appendDurable(encodeContinued(this.#number + 1));
+    } catch (error) {
+      await next.abandon(); // it has never been in use, so that the next attempt may take its number
+      throw error;
+    }
     this.#older.push(this.#number);
     this.#log = next;
     this.#number++;
@@ -213,6 +263,11 @@ export class PointsLog {
     await old.close();
     for (const number of this.#older) await this.#files.remove(pointsLogName(number));
     this.#older = [];
+  }
+
+  /** Where the log in use ends; after `close`, for good. */
+  get logEnd(): { readonly path: string; readonly end: LogEnd } {
+    return { path: pointsLogName(this.#number), end: this.#inUse().end };
   }
 
   async close(): Promise<void> {
@@ -232,6 +287,16 @@ export async function missingLog(files: StateFiles): Promise<TidemarkError | und
   });
 }
 
+/** The newest log, as another one says or the last stop. */
+export function newestMissing(number: number): TidemarkError {
+  return corruptFile(pointsLogName(number), "it is missing, and it was in use");
+}
+
+/** Number of a points log, also of one that was set aside; 0 for other files. */
+export function anyNumberOf(name: string): number {
+  return Number(/^points-(\d+)\.log/.exec(name)?.[1] ?? 0);
+}
+
 /** Numbers of the logs among these names, oldest first. */
 export function pointsLogNumbers(names: readonly string[]): number[] {
   const numbers = names.map((name) => Number(/^points-(\d+)\.log$/.exec(name)?.[1] ?? 0));
@@ -247,10 +312,25 @@ function encodePoint(record: PointRecord, maps: readonly PointMap[]): Uint8Array
   const encoded = maps.filter((map) => typeof map !== "string");
   const lengthOf = (map: PointMap) => (map === "full" ? FULL_MAP : map === "in-file" ? MAP_IN_FILE : map.length);
   const part: JsonPart = { ...record, mapLengths: maps.map(lengthOf) };
-  const json = new TextEncoder().encode(JSON.stringify(part));
+  return Buffer.concat([encodeJsonPart(part), ...encoded]);
+}
+
+function encodeJsonPart(value: object): Uint8Array {
+  const json = new TextEncoder().encode(JSON.stringify(value));
   const head = new Uint8Array(4);
   new DataView(head.buffer).setUint32(0, json.length, true);
-  return Buffer.concat([head, json, ...encoded]);
+  return Buffer.concat([head, json]);
+}
+
+function encodeContinued(number: number): Uint8Array {
+  return encodeJsonPart({ continuedIn: number });
+}
+
+/** The log in which that of this payload is continued; undefined when it is a point, or nothing. */
+export function decodeContinued(payload: Uint8Array): number | undefined {
+  if (payload.length <= 4 || payload.length > CONTINUED_BYTES_MAX) return undefined;
+  const number = (parseJson(payload.subarray(4)) as { continuedIn?: unknown } | null)?.continuedIn;
+  return Number.isSafeInteger(number) && (number as number) > 0 ? (number as number) : undefined;
 }
 
 /** What was carried before may have been found twice: in its own log and in one that a kill has kept. */
@@ -277,19 +357,25 @@ async function readLog(
   files: StateFiles,
   number: number,
   core: Core,
-): Promise<{ log: FrameLog; points: RecoveredPoint[] }> {
+  expected: ExpectedEnd | undefined,
+): Promise<{ log: FrameLog; points: RecoveredPoint[]; continuedIn: number | undefined }> {
   const path = pointsLogName(number);
   const payloads: Uint8Array[] = [];
   const points: RecoveredPoint[] = [];
-  const log = await FrameLog.open(files, path, "box", "points", (payload) => {
-    payloads.push(payload.slice());
-  });
+  let continuedIn: number | undefined;
+  const onFrame = (payload: Uint8Array) => {
+    const next = decodeContinued(payload);
+    if (next === undefined) payloads.push(payload.slice());
+    continuedIn = next ?? continuedIn;
+  };
+  const log = await FrameLog.find(files, path, "box", "points", onFrame, expected);
   try {
     for (const payload of payloads) points.push(decodePoint(path, payload, core));
-    return { log, points };
+    await log.cutTail();
+    return { log, points, continuedIn };
   } catch (error) {
     for (const { maps } of points) for (const map of maps.values()) map.dispose();
-    await log.close();
+    await log.abandon();
     throw error;
   }
 }

@@ -6,13 +6,15 @@
  * Invariants:
  *   1. Missing granules = map minus the records of the log named by the same record, of the same generation.
  *   2. A record of an older generation is ignored; generation numbers are never reused.
- *   3. Files that the superblock does not name are left-overs and are removed at start.
+ *   3. The superblock says how many frames its log had: one that is shorter is damaged.
+ *   4. Files that the superblock does not name are left-overs and are removed at start.
  * Source: data-safety 1.4, 1.8; formats: docs/file-formats.md.
  */
 import { assert, endOnBug } from "../../base/assert.ts";
 import { asTidemarkError, TidemarkError } from "../../base/errors.ts";
 import { encodeJson, parseJson } from "../durable/fields.ts";
 import { FrameLog, readFoundLog } from "../durable/frame-log.ts";
+import { atLeastFrames, type ExpectedEnd, type LogEnd } from "../durable/log-end.ts";
 import { readMap, writeMap } from "../durable/map-file.ts";
 import { corruptFile, isDamage, type StateFiles } from "../durable/state-files.ts";
 import { Superblock } from "../durable/superblock.ts";
@@ -66,6 +68,11 @@ export class SessionFiles {
 
   get logFile(): string {
     return this.#logFile;
+  }
+
+  /** Where the log in use ends; after `close`, for good. */
+  get logEnd(): { readonly path: string; readonly end: LogEnd } {
+    return { path: `${this.directory}/${this.#logFile}`, end: this.#log.end };
   }
 
   /** Bytes of the log that are acknowledged. */
@@ -140,7 +147,7 @@ export class SessionFiles {
     core: Core,
     superblock: Superblock<SessionRecord>,
     record: SessionRecord,
-    options: { pointMap: PagedBitmap | undefined; granuleCount: number },
+    options: { pointMap: PagedBitmap | undefined; granuleCount: number; ends?: ReadonlyMap<string, ExpectedEnd> },
   ): Promise<{ sessionFiles: SessionFiles; missing: PagedBitmap }> {
     const { id } = record;
     const directory = directoryOf(id);
@@ -156,11 +163,18 @@ export class SessionFiles {
     const logPath = `${directory}/${record.logFile}`;
     let log: FrameLog | undefined;
     try {
-      log = await FrameLog.find(files, logPath, "session", id, (payload) => {
-        const runs = decodeCopied(payload, record.generation, missing.bitCount);
-        if (runs === undefined) throw corruptFile(logPath, "holds a record of copied granules that makes no sense");
-        for (const run of runs) missing.clearRange(run.first, run.count);
-      });
+      log = await FrameLog.find(
+        files,
+        logPath,
+        "session",
+        id,
+        (payload) => {
+          const runs = decodeCopied(payload, record.generation, missing.bitCount);
+          if (runs === undefined) throw corruptFile(logPath, "holds a record of copied granules that makes no sense");
+          for (const run of runs) missing.clearRange(run.first, run.count);
+        },
+        options.ends?.get(logPath) ?? expectedLogEnd(superblock.value, record),
+      );
       const newest = Math.max(serial, ...(await files.list(directory)).map(serialOf));
       const { mapFile, logFile } = record;
       const sessionFiles = new SessionFiles({ id, files, superblock, log, logFile, mapFile, serial: newest });
@@ -194,7 +208,8 @@ export class SessionFiles {
     const directory = directoryOf(id);
     const serial = Math.max(serialOf(record.logFile), ...(await files.list(directory)).map(serialOf)) + 1;
     const logFile = logName(serial);
-    const first: SessionRecord = { ...record, mapFile: undefined, logFile };
+    const { logFrames: _, ...rest } = record; // of its old log
+    const first: SessionRecord = { ...rest, mapFile: undefined, logFile };
     const log = await createLog(files, directory, serial, first);
     const path = `${directory}/super`;
     const superblock = await Superblock.create(files, path, "session", id, first, decodeSessionRecord, "damaged");
@@ -318,7 +333,9 @@ export class SessionFiles {
     } finally {
       missing.dispose();
     }
-    await this.#super.store({ ...record, mapFile, logFile: next?.name ?? this.#logFile });
+    const log = next?.log ?? this.#log;
+    const logFile = next?.name ?? this.#logFile;
+    await this.#super.store({ ...record, mapFile, logFile, logFrames: log.durableFrames });
     this.#mapFile = mapFile;
     if (next) {
       const old = this.#log;
@@ -348,7 +365,8 @@ export class SessionFiles {
 
   /** Durably over; what remains is to retire the files. */
   async end(record: SessionRecord): Promise<void> {
-    await this.#super.store({ ...record, state: "ended", mapFile: this.#mapFile, logFile: this.#logFile });
+    const { logFrames: _, ...rest } = record;
+    await this.#super.store({ ...rest, state: "ended", mapFile: this.#mapFile, logFile: this.#logFile });
   }
 
   async close(): Promise<void> {
@@ -408,6 +426,11 @@ function logName(serial: number): string {
 
 function serialOf(name: string): number {
   return Number(/-(\d+)\.(?:map|log)/.exec(name)?.[1] ?? 0);
+}
+
+/** A record from a point has a log of its own, of which the superblock knows nothing. */
+export function expectedLogEnd(own: SessionRecord, record: SessionRecord): ExpectedEnd | undefined {
+  return own.logFile === record.logFile ? atLeastFrames(own.logFrames) : undefined;
 }
 
 function missingMap(id: string): never {

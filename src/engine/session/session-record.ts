@@ -42,6 +42,8 @@ export interface SessionRecord {
   readonly mapFile: string | undefined;
   /** Log of the granules copied since. */
   readonly logFile: string;
+  /** So many frames of it were durable when this was written; only in the superblock. */
+  readonly logFrames?: number;
   /** In state `ended`, unless an older program has written it. */
   readonly end?: SessionEnd;
 }
@@ -86,6 +88,9 @@ export function decodeSessionRecord(value: unknown): SessionRecord {
   if (typeof record["tracking"] !== "boolean") return bad("tracking");
   if (typeof record["reason"] !== "string") return bad("reason");
   if (!isFileName(record["logFile"], /^copied-\d{1,15}\.log$/)) return bad("logFile");
+  const { logFrames } = record;
+  if (logFrames !== undefined && !(Number.isSafeInteger(logFrames) && inRange(logFrames as number)))
+    return bad("logFrames");
   if (record["mapFile"] !== undefined && !isFileName(record["mapFile"], /^pending-\d{1,15}\.map$/))
     return bad("mapFile");
   if (record["failure"] !== undefined && !isFailure(record["failure"])) return bad("failure");

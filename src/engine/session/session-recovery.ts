@@ -11,6 +11,7 @@
  */
 import { asTidemarkError, TidemarkError } from "../../base/errors.ts";
 import { granuleCountOf, granulesTouched } from "../../base/units.ts";
+import type { ExpectedEnd } from "../durable/log-end.ts";
 import { corruptFile, isBarring, isDamage } from "../durable/state-files.ts";
 import type { Superblock } from "../durable/superblock.ts";
 import { PagedBitmap } from "../map/paged-bitmap.ts";
@@ -51,6 +52,8 @@ export interface RecoveryState {
   readonly pointsDamage: TidemarkError | undefined;
   /** The last stop was a clean one: nothing is torn. */
   readonly cleanStop: boolean;
+  /** Then: what each log has to have, by path. */
+  readonly ends: ReadonlyMap<string, ExpectedEnd>;
   /** Takes over the sessions that have ended and are not recorded elsewhere yet. */
   readonly ended: EndedSessions;
   readonly trouble: (what: string, error: unknown) => void;
@@ -123,7 +126,7 @@ async function readOwn(ports: EnginePorts, volumes: VolumeSet, id: string, found
     const later = state.pointsDamage && (await SessionFiles.mayBeLater(files, record)) ? state.pointsDamage : undefined;
     const lost = later ?? misplaced(volumes, record);
     if (lost || record.state !== "creating") {
-      const opened = await openFound(ports, superblock, record, { pointMap: fromPoint?.map, lost });
+      const opened = await openFound(ports, superblock, record, { pointMap: fromPoint?.map, lost, ends: state.ends });
       return readingOf(id, opened, tellSlot);
     }
   }
@@ -193,12 +196,17 @@ async function openFound(
   { files, core }: EnginePorts,
   superblock: Superblock<SessionRecord>,
   record: SessionRecord,
-  { pointMap, lost }: { readonly pointMap: PagedBitmap | undefined; readonly lost: TidemarkError | undefined },
+  found: {
+    readonly pointMap: PagedBitmap | undefined;
+    readonly lost: TidemarkError | undefined;
+    readonly ends: RecoveryState["ends"];
+  },
 ): Promise<FoundSession> {
+  const { pointMap, lost, ends } = found;
   try {
     if (lost) throw lost;
     const granuleCount = granuleCountOf(record.source.lengthBytes);
-    const options = { pointMap: pointMap?.clone(), granuleCount };
+    const options = { pointMap: pointMap?.clone(), granuleCount, ends };
     return { record, opened: await SessionFiles.find(files, core, superblock, record, options), damage: undefined };
   } catch (cause) {
     await superblock.close();
@@ -271,9 +279,11 @@ function newestPoint(
   points: readonly RecoveredPoint[],
   id: string,
 ): { record: SessionRecord; map: PagedBitmap | undefined } | undefined {
-  for (const point of [...points].reverse()) {
+  let newest: { record: SessionRecord; map: PagedBitmap | undefined } | undefined;
+  for (const point of points) {
     const record = point.sessions.find((session) => session.id === id);
-    if (record) return { record, map: point.maps.get(id) };
+    // Not the last one that is found: what was carried may be there twice.
+    if (record && record.generation >= (newest?.record.generation ?? 0)) newest = { record, map: point.maps.get(id) };
   }
-  return undefined;
+  return newest;
 }

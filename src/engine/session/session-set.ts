@@ -30,7 +30,7 @@ import { CopySession } from "./session.ts";
 import { SessionFiles } from "./session-files.ts";
 import type { SessionRecord } from "./session-record.ts";
 import type { FoundSession } from "./session-recovery.ts";
-import { endCopying, makeDurable, retire, StopReport } from "./stop.ts";
+import { closeLogs, endCopying, makeDurable, retire, StopReport } from "./stop.ts";
 
 /** Between attempts at what could not be made durable. */
 const RETRY_AFTER_MS = 5000;
@@ -254,7 +254,7 @@ export class SessionSet {
       await makeDurable({ clock, sessions, volumes: this.#volumes, unsettled: this.#unsettled, report });
       const failed = (error: unknown) => report.add(error);
       if (this.#unsettled.size === 0) await this.#points.reset().catch(failed);
-      for (const session of sessions) await session.files.close().catch(failed);
+      await closeLogs([...sessions.map(({ files }) => files), this.#points], report);
       retire(sessions, this.#volumes);
       this.#sessions.clear();
     });

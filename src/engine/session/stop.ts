@@ -10,6 +10,7 @@
 import { asTidemarkError, TidemarkError } from "../../base/errors.ts";
 import { STOP_COPYING_MS, STOP_DURABLE_MS } from "../../base/limits.ts";
 import type { Clock } from "../../base/ports.ts";
+import type { LogEnd } from "../durable/log-end.ts";
 import { endedWithin, within } from "../sync/deadline.ts";
 import type { Volume } from "../volume/volume.ts";
 import type { VolumeSet } from "../volume/volume-set.ts";
@@ -21,9 +22,15 @@ export class StopReport {
   readonly failures: TidemarkError[] = [];
   /** Volumes whose devices something may still be using: they are not closed. */
   readonly inUse = new Set<Volume>();
+  /** Where the logs end that the next start reads; those that are closed. */
+  readonly logEnds = new Map<string, LogEnd>();
 
   add(error: unknown): void {
     this.failures.push(asTidemarkError(error));
+  }
+
+  addLog({ path, end }: { readonly path: string; readonly end: LogEnd }): void {
+    this.logEnds.set(path, end);
   }
 
   /** Adds that a volume did not answer. */
@@ -100,6 +107,17 @@ async function sessionDurable(clock: Clock, session: CopySession, report: StopRe
   } catch (error) {
     report.add(error);
     return false;
+  }
+}
+
+/** Closes what holds a log, whatever becomes of the others. */
+export async function closeLogs(
+  holders: readonly { close(): Promise<void>; readonly logEnd: Parameters<StopReport["addLog"]>[0] }[],
+  report: StopReport,
+): Promise<void> {
+  for (const holder of holders) {
+    await holder.close().catch((error: unknown) => report.add(error));
+    report.addLog(holder.logEnd);
   }
 }
 

@@ -431,7 +431,7 @@ export class VolumeSet {
       [...this.#entries.values()].map(async (entry) => {
         const { volume } = entry;
         if (report.inUse.has(volume) || entry.task === "removed") return;
-        const closing = closeEntry(entry, stamps);
+        const closing = closeEntry(entry, stamps, report);
         closing.catch((error: unknown) => report.add(error));
         if ((await endedWithin(this.#ports.clock, STOP_CLOSE_MS, [closing])) === "late") report.addLate(volume);
       }),
@@ -441,11 +441,12 @@ export class VolumeSet {
   }
 }
 
-async function closeEntry({ volume, tracking }: Entry, stamps: Map<string, string>): Promise<void> {
+async function closeEntry({ volume, tracking }: Entry, stamps: Map<string, string>, report: StopReport): Promise<void> {
   const used = volume.entering.length + volume.leaving.length > 0;
   if (volume.expectedStamp !== undefined) stamps.set(volume.uid, volume.expectedStamp);
   else if (used && volume.stoppedOnline && volume.device) stamps.set(volume.uid, await volume.device.stamp());
   await tracking?.close();
+  if (tracking) report.addLog(tracking.logEnd);
   await volume.device?.close();
   volume.chain.dispose();
 }
