@@ -101,11 +101,11 @@ async function refusedCommands(t: ExecutionContext, lab: CopyLab): Promise<void>
       () => engine.resizeVolume(uid, 0),
       () => engine.reopenVolume(uid),
       () => engine.explain({ source: lab.extent(uid), destination: lab.extent("v6"), kind: "opc" }),
+      () => engine.startSessions([{ ...request(lab, "v6", uid), id: "c9" }]),
+      () => engine.startSessions([{ ...request(lab, uid, "v6"), id: "c9" }]),
     ])
       await refusal(t, command, "OUT_OF_SERVICE");
     for (const command of [
-      () => engine.startSessions([{ ...request(lab, "v6", uid), id: "c9" }]),
-      () => engine.startSessions([{ ...request(lab, uid, "v6"), id: "c9" }]),
       () => engine.read(lab.extent(uid), 0, 512),
       () => engine.write(lab.extent(uid), 0, new Uint8Array(512)),
       () => engine.flush(uid),
