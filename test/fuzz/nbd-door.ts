@@ -11,6 +11,7 @@ import {
   NBD_IN_FLIGHT_REQUESTS_MAX,
   NBD_REQUEST_BYTES_MAX,
 } from "../../src/base/limits.ts";
+import { MiB } from "../../src/base/units.ts";
 import { CMD, RawClient } from "../nbd/raw-client.ts";
 import { pattern } from "../support/copy-lab.ts";
 import type { Chance } from "./chance.ts";
@@ -23,12 +24,15 @@ import { bytesOf, type NbdScript, type NbdStep, parseScript, printScript } from 
 /** Nothing in this process takes this long, however busy the machine is; who still waits then waits for ever. */
 const PATIENCE_MS = 30_000;
 const GOOD_BYTES = 65_536;
+/** A client that asks again and again for as much as it may is sent gigabytes: this much is judged, then it hangs up. */
+const RECEIVED_BYTES_MAX = 256 * MiB;
 
 /** One client of a case. */
 class Player {
   readonly socket: Socket;
   readonly #sent: Buffer[] = [];
   readonly #received: Buffer[] = [];
+  #receivedBytes = 0;
   readonly #beganMs: number;
   closed = false;
   /** The server's end was seen. */
@@ -41,7 +45,11 @@ class Player {
   constructor(path: string, nowMs: number) {
     this.#beganMs = nowMs;
     this.socket = connect({ path, allowHalfOpen: true });
-    this.socket.on("data", (bytes: Buffer) => this.#received.push(bytes));
+    this.socket.on("data", (bytes: Buffer) => {
+      this.#received.push(bytes);
+      this.#receivedBytes += bytes.length;
+      if (this.#receivedBytes > RECEIVED_BYTES_MAX) this.vanish();
+    });
     this.socket.on("error", () => {
       this.failed = true;
     });

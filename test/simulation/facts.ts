@@ -53,3 +53,14 @@ export function sectorOf(granule: number): number {
 export function regionOf(sector: number): number {
   return Math.floor(sector / SECTORS_A_REGION);
 }
+
+/** "3-7, 12": numbers in rising order, told in short. */
+export function runsOf(numbers: readonly number[]): string {
+  const runs: [first: number, last: number][] = [];
+  for (const number of numbers.toSorted((a, b) => a - b)) {
+    const run = runs.at(-1);
+    if (run && run[1] + 1 >= number) run[1] = number;
+    else runs.push([number, number]);
+  }
+  return runs.map(([first, last]) => (first === last ? `${first}` : `${first}-${last}`)).join(", ");
+}

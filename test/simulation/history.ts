@@ -1,4 +1,5 @@
 /** One seed: its world, its steps, what came of them; and a failing one told in a form that can be kept as a test. */
+import { boundedHistory } from "./bounded.ts";
 import { Chance } from "./chance.ts";
 import { INVARIANTS } from "./invariants.ts";
 import type { Minimised } from "./minimise.ts";
@@ -6,13 +7,20 @@ import { type Outcome, simulate } from "./simulation.ts";
 import { chooseSteps, type Step } from "./workload.ts";
 import { chooseWorld, seedOf, type World } from "./world.ts";
 
-export function historyOf(seed: number): { readonly world: World; readonly steps: readonly Step[] } {
+/** `seeded`: chance decides from the seed on. `bounded`: the seed is a number of bounded.ts. */
+export type Histories = "seeded" | "bounded";
+
+export function historyOf(
+  seed: number,
+  histories: Histories = "seeded",
+): { readonly world: World; readonly steps: readonly Step[] } {
+  if (histories === "bounded") return boundedHistory(seed);
   const world = chooseWorld(seed, new Chance(seedOf(seed, 1)));
   return { world, steps: chooseSteps(world, new Chance(seedOf(seed, 3))) };
 }
 
-export function simulateSeed(seed: number): Promise<Outcome> {
-  const { world, steps } = historyOf(seed);
+export function simulateSeed(seed: number, histories: Histories = "seeded"): Promise<Outcome> {
+  const { world, steps } = historyOf(seed, histories);
   return simulate(world, steps);
 }
 

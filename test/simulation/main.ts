@@ -10,6 +10,7 @@ import { plantMutant, removePlantedMutants } from "./mutant-tree.ts";
 import { MUTANTS, type Mutant } from "./mutants.ts";
 import { parseOptions, type SimulationOptions, SimulationUsage, USAGE } from "./options.ts";
 import { runPool } from "./pool.ts";
+import type { Feature } from "./world.ts";
 
 const ROOT = fileURLToPath(new URL("../../", import.meta.url));
 const PROGRESS_EVERY_MS = 10_000;
@@ -72,7 +73,7 @@ async function runMutant(options: SimulationOptions, mutant: Mutant): Promise<Ki
   const tree = await plantMutant(mutant);
   const startedMs = performance.now();
   try {
-    const found = await firstKill(options, tree.directory);
+    const found = await firstKill(options, tree.directory, mutant.needs ?? []);
     return {
       mutant: mutant.name,
       rule: mutant.rule,
@@ -88,17 +89,23 @@ async function runMutant(options: SimulationOptions, mutant: Mutant): Promise<Ki
 }
 
 /** The first seed that the mutant fails and the engine as it is does not. */
-async function firstKill(options: SimulationOptions, tree: string): Promise<Failure | undefined> {
+async function firstKill(
+  options: SimulationOptions,
+  tree: string,
+  features: readonly Feature[],
+): Promise<Failure | undefined> {
   const enough = (report: Report) => report.failures.length > 0;
-  const end = options.from + options.seeds;
+  const end = options.from + options.seeds * options.stride;
   for (let from = options.from; from < end; ) {
     const run = { jobs: options.jobs, enough, minimise: "no" } as const;
-    const report = await runPool({ ...run, from, seeds: end - from, tree });
+    const { histories, stride } = options;
+    const seeds = Math.floor((end - from) / stride);
+    const report = await runPool({ ...run, from, seeds, tree, histories, stride, features });
     const [first] = report.failures.toSorted((a, b) => a.seed - b.seed);
     if (!first) return undefined;
-    const itself = await runPool({ ...run, from: first.seed, seeds: 1, tree: ROOT });
+    const itself = await runPool({ ...run, from: first.seed, seeds: 1, tree: ROOT, histories });
     if (itself.failures.length === 0) return first;
-    from = first.seed + 1;
+    from = first.seed + stride;
   }
   return undefined;
 }

@@ -1,10 +1,16 @@
 /** What the main process and its workers tell each other. */
+import type { Histories } from "./history.ts";
 import type { InvariantNumber } from "./invariants.ts";
+import type { Feature } from "./world.ts";
 
-/** Run these seeds. */
+/** Run these seeds: `count` of them, each `stride` after the one before. */
 export interface Task {
   readonly from: number;
   readonly count: number;
+  readonly stride: number;
+  readonly histories: Histories;
+  /** Only those whose world has these; the others are counted, and hold. */
+  readonly features: readonly Feature[];
   /** Make the first failing history short and tell it. */
   readonly minimise: "first-failure" | "no";
 }

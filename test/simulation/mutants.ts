@@ -4,6 +4,8 @@
  * None of this exists in the engine: a mutant is made by replacing text in a copy of the source (mutant-tree.ts). Each text
  * must be found exactly once, so that a mutant cannot come to mean nothing while the engine changes.
  */
+import type { Feature } from "./world.ts";
+
 export interface Edit {
   readonly file: string;
   readonly find: string;
@@ -15,10 +17,21 @@ export interface Mutant {
   /** The rule that is left out, and where it stands. */
   readonly rule: string;
   readonly edits: readonly Edit[];
+  /** Worlds without these cannot notice it: their seeds are passed over. */
+  readonly needs?: readonly Feature[];
+  /** Found only after some thousand seeds: not looked for in every run. */
+  readonly rare?: boolean;
 }
 
-function mutant(name: string, rule: string, file: string, find: string, put: string): Mutant {
-  return { name, rule, edits: [{ file: `src/engine/${file}`, find, put }] };
+function mutant(
+  name: string,
+  rule: string,
+  file: string,
+  find: string,
+  put: string,
+  needs: readonly Feature[] = [],
+): Mutant {
+  return { name, rule, edits: [{ file: `src/engine/${file}`, find, put }], needs };
 }
 
 export const MUTANTS: readonly Mutant[] = [
@@ -29,6 +42,7 @@ export const MUTANTS: readonly Mutant[] = [
     "engine.ts",
     "    this.#failStop.arm();\n",
     "",
+    ["state-failure"],
   ),
   mutant(
     "failed-flush-forgiven",
@@ -40,6 +54,7 @@ export const MUTANTS: readonly Mutant[] = [
     // If that cannot`,
     `    return;
     // If that cannot`,
+    ["device-failure"],
   ),
   mutant(
     "failed-flush-unmarked",
@@ -47,6 +62,7 @@ export const MUTANTS: readonly Mutant[] = [
     "volume/volume-tracking.ts",
     "      setRegion(chain.open, region);\n",
     "",
+    ["device-failure"],
   ),
   // --- 1.3 -----------------------------------------------------------------------------------------------------------------
   mutant(
@@ -350,6 +366,14 @@ export const MUTANTS: readonly Mutant[] = [
     "      await file.sync();\n      const slots",
     "      const slots",
   ),
+  {
+    name: "torn-slot-left",
+    rule: "1.8: a torn slot is written anew before anything is done on the strength of the other one",
+    edits: [
+      { file: "src/engine/session/session-files.ts", find: "    await this.#super.heal();\n", put: "" },
+      { file: "src/engine/volume/volume-tracking.ts", find: "    await this.#super.heal();\n", put: "" },
+    ],
+  },
   mutant(
     "found-names-not-synced",
     "1.10: names that are found are durable before anybody acts on them",

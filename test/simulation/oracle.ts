@@ -7,8 +7,8 @@
  * Violations are reported by the number of the invariant (invariants.ts).
  */
 
-import type { Extent, SessionFacts, Side } from "./facts.ts";
-import { endOf, granuleOf, granulesTouched, regionOf, sectorOf } from "./facts.ts";
+import type { SessionFacts, Side } from "./facts.ts";
+import { type Extent, endOf, granuleOf, granulesTouched, regionOf, runsOf, sectorOf } from "./facts.ts";
 import type { InvariantNumber } from "./invariants.ts";
 import { ANYTHING, type Candidate, type Instant, oneOf, replacedAt, SectorHistory } from "./sector-history.ts";
 
@@ -48,6 +48,7 @@ export interface PointAsked {
   readonly instant: Instant;
   /** What the sectors would be if it had happened, kept over the end of the process. */
   fired: Copied[] | undefined;
+  unclean: OracleSession["unclean"];
 }
 
 /** What a point makes of a destination. */
@@ -87,13 +88,11 @@ export class Oracle {
   beginWrite(extent: Extent, valueAt: (index: number) => number): Write {
     const begun = this.moment();
     const history = this.#volume(extent.volume);
-    const sectors: Candidate[] = [];
-    for (let index = 0; index < extent.count; index++)
-      sectors.push(history.begin(extent.first + index, valueAt(index), begun));
-    const write = { extent, begun, ended: Number.POSITIVE_INFINITY, sectors };
-    this.#writes.push(write);
+    const begin = (_: unknown, index: number) => history.begin(extent.first + index, valueAt(index), begun);
+    const sectors = Array.from({ length: extent.count }, begin);
     this.#touch(extent);
-    return write;
+    this.#writes.push({ extent, begun, ended: Number.POSITIVE_INFINITY, sectors });
+    return this.#writes.at(-1) as Write;
   }
 
   endWrite(write: Write, outcome: "done" | "unknown"): void {
@@ -158,7 +157,7 @@ export class Oracle {
   askPoint(members: readonly Pair[]): PointAsked {
     this.#writes = this.#writes.filter((write) => write.ended === Number.POSITIVE_INFINITY);
     const begun = this.moment();
-    return { begun, members, instant: { after: 0, before: Number.POSITIVE_INFINITY }, fired: undefined };
+    return { begun, members, instant: { after: 0, before: Number.POSITIVE_INFINITY }, fired: undefined, unclean: 0 };
   }
 
   /** The point has happened and these are its sessions. */
@@ -182,8 +181,8 @@ export class Oracle {
     const touched = { source: new Set<number>(), destination: new Set<number>() };
     for (const { extent, ended } of this.#writes) if (ended > point.begun) touch(touched, facts, extent);
     this.#touch({ ...facts.destination, count: facts.source.count }, facts.id);
-    const unclean = point.fired ? 1 : 0;
-    this.sessions.set(facts.id, { ...facts, atPoint, touched, complete: facts.phase === "tracking", unclean });
+    const complete = facts.phase === "tracking";
+    this.sessions.set(facts.id, { ...facts, atPoint, touched, complete, unclean: point.unclean });
   }
 
   /** What the destination's sectors become if the point happens between `point.begun` and now. */
@@ -248,12 +247,12 @@ export class Oracle {
       const map = changed[side];
       if (!map || !session) continue;
       const missing = this.differing(session, side).filter((granule) => !map.has(granule));
-      if (missing.length > 0) this.#report(7, `${id}: the ${side}'s map lacks granules ${missing.join(", ")}`);
+      if (missing.length > 0) this.#report(7, `${id}: the ${side}'s map lacks granules ${runsOf(missing)}`);
       const extra = [...map].filter((granule) => !session.touched[side].has(granule));
       const regions = new Set(extra.map((granule) => regionOf(session[side].first + sectorOf(granule))));
       const cold = [...regions].some((region) => !this.#everWritten[session[side].volume]?.has(region));
       if (cold || regions.size > session.unclean * hotRegionsMax)
-        this.#report(8, `${id}: the ${side}'s map has granules ${extra.join(", ")}, which nobody touched`);
+        this.#report(8, `${id}: the ${side}'s map has granules ${runsOf(extra)}, which nobody touched`);
     }
   }
 
@@ -281,17 +280,18 @@ export class Oracle {
       for (const [sector, entries] of sectors) sectors.set(sector, oneOf(entries, now, now));
     if (asked) asked.fired ??= asked.members.map((member) => this.#copied(asked, member, now, kind));
     for (const history of this.volumes) history[kind === "power" ? "losePower" : "cutOff"](now);
-    for (const session of this.sessions.values()) session.unclean++;
+    for (const one of [...this.sessions.values(), ...(asked ? [asked] : [])]) one.unclean++;
     for (const write of this.#writes) write.ended = Math.min(write.ended, now);
     this.#reads.clear();
     this.#ofHosts = kind === "power" ? 1 : 2;
   }
 
   /** A device lost what was not flushed; the box goes on. */
-  deviceLost(volume: number): void {
+  deviceLost(volume: number, asked: PointAsked | undefined): void {
     this.#volume(volume).losePower(this.moment());
+    if (asked) asked.unclean++;
     for (const session of this.sessions.values())
-      if (session.source.volume === volume || session.destination.volume === volume) session.unclean++;
+      if ([session.source, session.destination].some((side) => side.volume === volume)) session.unclean++;
   }
 }
 

@@ -5,7 +5,9 @@
  */
 import { type ChildProcess, fork } from "node:child_process";
 import { fileURLToPath } from "node:url";
+import type { Histories } from "./history.ts";
 import { NOTHING, type Report, sum, type Task } from "./messages.ts";
+import type { Feature } from "./world.ts";
 
 const SEEDS_PER_TASK = 25;
 /** A piece takes about a second; a loaded machine takes longer, an endless loop for ever. */
@@ -15,6 +17,11 @@ const ROOT = fileURLToPath(new URL("../../", import.meta.url));
 export interface PoolRun {
   readonly from: number;
   readonly seeds: number;
+  /** One history of so many is run (1). */
+  readonly stride?: number;
+  readonly histories?: Histories;
+  /** As Task. */
+  readonly features?: readonly Feature[];
   readonly jobs: number;
   /** Folder of the tree to run: the project, or a mutant of it. */
   readonly tree: string;
@@ -27,7 +34,8 @@ export interface PoolRun {
 export async function runPool(run: PoolRun): Promise<Report> {
   let next = run.from;
   let total = NOTHING;
-  const end = run.from + run.seeds;
+  const { stride = 1, histories = "seeded", features = [] } = run;
+  const end = run.from + run.seeds * stride;
   const lane = async (): Promise<void> => {
     const worker = fork(`${run.tree}/test/simulation/worker.ts`, {
       cwd: ROOT,
@@ -37,9 +45,10 @@ export async function runPool(run: PoolRun): Promise<Report> {
     });
     try {
       while (next < end && !run.enough(total)) {
-        const count = Math.min(SEEDS_PER_TASK, end - next);
-        const task: Task = { from: next, count, minimise: total.failures.length === 0 ? run.minimise : "no" };
-        next += count;
+        const count = Math.min(SEEDS_PER_TASK, (end - next) / stride);
+        const minimise = total.failures.length === 0 ? run.minimise : "no";
+        const task: Task = { from: next, count, stride, histories, features, minimise };
+        next += count * stride;
         const report = await ask(worker, task);
         total = sum(total, report);
         run.onProgress?.(total);
@@ -54,7 +63,7 @@ export async function runPool(run: PoolRun): Promise<Report> {
 
 function ask(worker: ChildProcess, task: Task): Promise<Report> {
   return new Promise((resolve, reject) => {
-    const which = `seeds ${task.from} to ${task.from + task.count - 1}`;
+    const which = `seeds ${task.from} to ${task.from + (task.count - 1) * task.stride}`;
     const timer = setTimeout(() => fail(`${which} are not answered`), ANSWER_WITHIN_MS);
     const answered = (report: Report) => settle(() => resolve(report));
     const exited = (code: number | null) => fail(`the worker with ${which} ended with code ${code}`);

@@ -62,7 +62,8 @@ class Simulation {
       judge.fault("state-failure");
       if (operation === "read") judge.fault("state-damage");
     };
-    for (const [volume, disk] of box.disks.entries()) disk.onFailure = () => oracle.deviceLost(volume);
+    for (const [volume, disk] of box.disks.entries())
+      disk.onFailure = () => oracle.deviceLost(volume, this.#operator.asked?.point);
   }
 
   async run(steps: readonly Step[]): Promise<Outcome> {
@@ -351,8 +352,10 @@ class Simulation {
     );
     if (cutOff !== undefined) {
       await this.#stage.pump(cutOff);
+      if (box.lost) return this.#lost();
       if (ended !== "well") return this.#crash(this.#stage.chance.pick(["kill", "power"]), []);
     } else if (!(await this.#stage.pumpUntil(() => ended !== undefined, TURNS_MAX))) {
+      if (box.lost) return this.#lost();
       this.#stage.report(12, "the stop does not end");
     }
     if (this.#stage.violation) return;

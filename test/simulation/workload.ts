@@ -145,7 +145,9 @@ export function chooseSteps(world: World, chance: Chance): Step[] {
     put(action);
     if (FAULTS.has(verb)) {
       fault = action;
-      faulty = chance.between(1, 8);
+      // A device that is back at once is one whose copies go on.
+      faulty = chance.happens(0.4) ? 1 : chance.between(1, 8);
+      if (action.do === "device-flush-fails" && chance.happens(0.5)) put({ do: "flush", volume: action.volume });
     } else if (fault && --faulty <= 0) {
       put({ do: "repair" });
       if (chance.happens(0.8)) put(afterRepair(fault, chance));
@@ -157,7 +159,7 @@ export function chooseSteps(world: World, chance: Chance): Step[] {
 
 /** A device that has failed is opened again, or the box is started again. */
 function afterRepair(fault: Action, chance: Chance): Action {
-  if ("volume" in fault && chance.happens(0.6)) return { do: "reopen", volume: fault.volume };
+  if ("volume" in fault && chance.happens(0.8)) return { do: "reopen", volume: fault.volume };
   const verb = chance.pick(["stop", "kill", "power"] as const);
   return verb === "stop" ? { do: verb, cutOff: undefined } : { do: verb, recoveries: [] };
 }

@@ -46,7 +46,7 @@ const PROBABILITY: Readonly<Record<Feature, number>> = {
   overlap: 0.3,
   "bad-sectors": 0.12,
   "device-full": 0.1,
-  "device-failure": 0.18,
+  "device-failure": 0.25,
   stalls: 0.1,
   "state-full": 0.12,
   "state-failure": 0.16,

@@ -39,6 +39,8 @@ export class SessionFiles {
   #nextMap: string | undefined;
   /** Log being made for the next generation: a checkpoint at the same time must not take it for a left-over. */
   #preparing: string | undefined;
+  /** Told of what could not be tidied up after a change that is durable: nothing is wrong, a later checkpoint tries again. */
+  onTrouble: (error: unknown) => void = () => undefined;
 
   private constructor(options: {
     id: string;
@@ -90,10 +92,14 @@ export class SessionFiles {
     return directoryOf(this.id);
   }
 
-  /** Makes the files of a session that has not been fired: durable, in state `creating`. */
+  /**
+   * Makes the files of a session that has not been fired: durable, in state `creating`. What an attempt that was given up has
+   * left under this id goes first; PATH_EXISTS when there is more than that, and then nothing has been touched.
+   */
   static async create(files: StateFiles, record: Omit<SessionRecord, "mapFile" | "logFile">): Promise<SessionFiles> {
     const { id } = record;
     const directory = directoryOf(id);
+    if (await files.exists(directory)) await removeUnfired(files, id);
     await files.makeDirectory(directory);
     const serial = 1;
     const logFile = logName(serial);
@@ -168,6 +174,7 @@ export class SessionFiles {
 
   /** Cuts off the torn tail of the log and removes left-over files: before anything is written. */
   async begin(): Promise<void> {
+    await this.#super.heal();
     await this.#log.cutTail();
     await this.#removeLeftovers();
   }
@@ -317,9 +324,9 @@ export class SessionFiles {
       const old = this.#log;
       this.#log = next.log;
       this.#logFile = next.name;
-      await old.close();
+      await old.close().catch(this.onTrouble);
     }
-    await this.#removeLeftovers();
+    await this.#removeLeftovers().catch(this.onTrouble);
   }
 
   async #removeLeftovers(): Promise<void> {
@@ -362,6 +369,22 @@ export class SessionFiles {
     await this.close();
     await removeSessionDirectory(this.#files, this.id);
   }
+}
+
+/** Nothing of it counts as long as it says that it has not begun, or nothing at all. */
+async function removeUnfired(files: StateFiles, id: string): Promise<void> {
+  const path = `${directoryOf(id)}/super`;
+  if (await files.exists(path)) {
+    const found = await SessionFiles.openSuperblock(files, id);
+    await found.close();
+    if (found.value.state !== "creating")
+      throw new TidemarkError("PATH_EXISTS", {
+        message: `${path} exists: there is a copy ${id} already`,
+        hint: "start the daemon again, so that it finds what is there (`tidemark fsck` shows it before)",
+        metadata: { path },
+      });
+  }
+  await removeSessionDirectory(files, id);
 }
 
 /** Removes what is left of a session that never began or is over. The superblock goes last. */

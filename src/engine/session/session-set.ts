@@ -20,6 +20,7 @@ import { Copier } from "./copier.ts";
 import { type EndedSessions, endOf } from "./ended-sessions.ts";
 import { explainStart } from "./explain.ts";
 import { extentsOverlap } from "./extents.ts";
+import { markLost } from "./mark-lost.ts";
 import { firePoint, type LiveView, type PointHost, type PointMember } from "./point.ts";
 import type { PointsLog } from "./points-log.ts";
 import { noticeForeignWrite, type ReopenHost, reopenVolume } from "./reopen.ts";
@@ -178,6 +179,7 @@ export class SessionSet {
     const owner = {
       changed: (session: CopySession) => this.#progressed(session),
       copied: (session: CopySession) => this.#copied(session),
+      trouble: (error: unknown) => this.#trouble(error),
     };
     const session = new CopySession({ record, source, destination, pending, files, ports: this.#ports, owner });
     this.#sessions.set(session.id, session);
@@ -205,7 +207,7 @@ export class SessionSet {
    * known. Durable when it resolves.
    */
   async foreignWrite(volume: Volume, error: TidemarkError): Promise<void> {
-    for (const session of [...volume.leaving]) if (session.unfinished) await session.fail(error);
+    for (const session of [...volume.leaving, ...volume.entering]) if (session.unfinished) await session.fail(error);
     await this.#volumes.loseEpochs(volume);
   }
 
@@ -405,10 +407,10 @@ export class SessionSet {
   ): Promise<{ session: SessionStatus; destinationUsable: boolean }> {
     const release = await this.#standStill(session);
     try {
-      const failed = session.state === "failed";
-      const destinationUsable = !failed && !session.unfinished;
+      const destinationUsable = session.state !== "failed" && !session.unfinished;
       const status = session.status({ phase, atMs: this.#ports.clock.nowMs() });
       const ended = { session: status, destinationUsable };
+      await markLost(this.#volumes, session);
       await session.durable.run(() => session.files.end({ ...session.record(), end: endOf(ended) }));
       this.ended.add(ended);
       session.state = "ended";
@@ -416,6 +418,7 @@ export class SessionSet {
       session.destinationVolume.detach(session);
       this.#sessions.delete(session.id);
       this.#toldMs.delete(session.id);
+      this.#unsettled.delete(session); // its superblock says that it is over
       session.releaseEpochs();
       this.#emit({ type: "session.ended", session: status, destinationUsable });
       release();

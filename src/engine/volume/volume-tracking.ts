@@ -182,6 +182,7 @@ export class VolumeTracking {
 
   /** Before anything else is written. */
   async begin(): Promise<void> {
+    await this.#super.heal();
     await this.activity.cutTail();
     for (const point of this.#found.splice(0)) this.#notePoint(point);
   }
