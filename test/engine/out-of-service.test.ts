@@ -407,6 +407,35 @@ test("a points log that is missing is missing until what follows from it is dura
   }
 });
 
+test("what a volume that is out of service lives on is taken: nobody writes to it under another name", async (t) => {
+  const lab = await tracked(t);
+  await lab.engine.stop();
+  forbid(lab, /^volumes\/v1\/super$/);
+  await lab.lab.bootAfterStop();
+  await refusal(
+    t,
+    () => lab.engine.addVolume({ uid: "v9", name: "v9", path: "v1", sizeBytes: SMALL }),
+    "PATH_REGISTERED",
+  );
+  await refusal(t, () => lab.engine.inspectPath("v2"), "PATH_REGISTERED");
+});
+
+test("a scrub passes over what is out of service", async (t) => {
+  const lab = await tracked(t);
+  await lab.engine.stop();
+  forbid(lab, /^volumes\/v1\/super$/);
+  await lab.lab.bootAfterStop();
+  const targets = await lab.engine.scrubTargets(undefined);
+  t.deepEqual(targets.map(({ kind, id }) => `${kind} ${id}`).sort(), [
+    "points ",
+    "session c2",
+    "volume v3",
+    "volume v4",
+  ]);
+  t.deepEqual(await lab.engine.scrubTargets("v1"), [{ kind: "points", id: "" }]);
+  for (const target of targets) t.deepEqual((await lab.engine.scrub(target)).findings, [], target.id);
+});
+
 test("what is no copy's directory is said and left alone; the start goes on", async (t) => {
   const lab = await tracked(t);
   await lab.engine.stop();
