@@ -36,6 +36,7 @@ import { CORRECTIONS_AT_ONCE } from "./limits.ts";
 import { copyId, parseCopyId } from "./names.ts";
 import { hintsOf, OutOfService } from "./out-of-service.ts";
 import { type Page, type PageRequest, pageOf } from "./pages.ts";
+import { PointOrder } from "./point-order.ts";
 
 export type {
   CopyFailure,
@@ -72,9 +73,7 @@ export class Copies {
   readonly outOfService = new OutOfService();
   /** Sessions whose end the caller of an operation records, not the event. */
   readonly #awaited = new Map<string, EndedCopyRow | undefined>();
-  /** Points under way. What the engine tells meanwhile may be their consequence: its records wait, to come after theirs. */
-  #firing = 0;
-  #held: (() => void)[] = [];
+  readonly #order = new PointOrder();
   readonly #numbers = new CopyNumbers();
   #rowsAtStart: CopyRow[] = [];
   readonly #listeners = new Set<(session: SessionStatus) => void>();
@@ -277,12 +276,12 @@ export class Copies {
       if (this.#ended.has(numberOf(event.session))) return;
       this.#live.set(event.session.id, event.session);
       const told = phaseEvent(before, event.session);
-      if (told !== undefined) this.#afterPoints(() => this.#recordPhase(event.session, told));
+      if (told !== undefined) this.#order.record(event.session, () => this.#recordPhase(event.session, told));
       this.#tell(event.session);
     } else if (event.type === "session.ended") {
       const row = endedRowOf(event.session, event.destinationUsable);
       if (this.#awaited.has(event.session.id)) this.#awaited.set(event.session.id, row);
-      else this.#recordEndLater(row);
+      else this.#recordEndLater(event.session, row);
       this.#tell(event.session);
     }
   }
@@ -297,16 +296,17 @@ export class Copies {
     const { engine, journal } = this.#context;
     let sessions: SessionStatus[];
     let recorded: Promise<void>;
-    this.#firing++;
+    this.#order.begin();
     try {
       sessions = await this.#fireIntended(planned, () => fire(engine), intent);
+      this.#order.fired(sessions);
       const live = sessions.filter((session) => !this.#ended.has(numberOf(session)));
       for (const session of live) this.#live.set(session.id, session);
       const rows = live.map((session): Change => ({ table: "copies", put: rowOf(session) }));
       recorded = journal.keep([...rows, ...record(sessions)], sessions.map(firedEvent));
     } finally {
       // Events get their numbers when they are handed to the journal: the point's have theirs by now.
-      if (--this.#firing === 0) for (const held of this.#held.splice(0)) held();
+      this.#order.end();
     }
     await recorded;
     for (const session of sessions) this.#tell(session);
@@ -400,12 +400,6 @@ export class Copies {
     );
   }
 
-  /** Now, or behind the points that are under way. */
-  #afterPoints(record: () => void): void {
-    if (this.#firing > 0) this.#held.push(record);
-    else record();
-  }
-
   /** Records a change of phase that no operation waits for. */
   #recordPhase(session: SessionStatus, event: NewEvent): void {
     const gone = this.#ended.has(numberOf(session));
@@ -419,9 +413,9 @@ export class Copies {
   }
 
   /** The same for an end that nobody waits for: behind the points under way, because it may be one of theirs. */
-  #recordEndLater(row: EndedCopyRow): void {
+  #recordEndLater(session: SessionStatus, row: EndedCopyRow): void {
     const end = this.#rememberEnd(row);
-    this.#afterPoints(() => void this.#context.journal.keep(end.changes, end.events, end.stored));
+    this.#order.record(session, () => void this.#context.journal.keep(end.changes, end.events, end.stored));
   }
 
   #rememberEnd(row: EndedCopyRow): { changes: Change[]; events: NewEvent[]; stored: () => void } {

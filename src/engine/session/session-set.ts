@@ -251,7 +251,7 @@ export class SessionSet {
     await endedWithin(clock, STOP_BACKGROUND_MS, this.#background);
     await this.#admin.run(async () => {
       const sessions = [...this.#sessions.values()];
-      for (const side of await makeDurable(clock, sessions, this.#volumes, report)) this.#unsettled.delete(side);
+      await makeDurable({ clock, sessions, volumes: this.#volumes, unsettled: this.#unsettled, report });
       const failed = (error: unknown) => report.add(error);
       if (this.#unsettled.size === 0) await this.#points.reset().catch(failed);
       retire(sessions, this.#volumes);

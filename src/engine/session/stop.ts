@@ -67,23 +67,27 @@ export async function endCopying(
   }
 }
 
-/** Step 2; gives back the sessions and volumes whose own files say everything. */
-export async function makeDurable(
-  clock: Clock,
-  sessions: readonly CopySession[],
-  volumes: VolumeSet,
-  report: StopReport,
-): Promise<Set<CopySession | Volume>> {
-  const settled = new Set<CopySession | Volume>();
+/** What a stop makes durable. `unsettled`: what the points log still has to remember. */
+interface Unsettled {
+  readonly clock: Clock;
+  readonly sessions: readonly CopySession[];
+  readonly volumes: VolumeSet;
+  readonly unsettled: Map<CopySession | Volume, number>;
+  readonly report: StopReport;
+}
+
+/** Step 2; settled is what says everything in its own files, and a volume that has gone since its point. */
+export async function makeDurable({ clock, sessions, volumes, unsettled, report }: Unsettled): Promise<void> {
   await Promise.all([
     ...sessions.map(async (session) => {
-      if (await sessionDurable(clock, session, report)) settled.add(session);
+      if (await sessionDurable(clock, session, report)) unsettled.delete(session);
     }),
     ...volumes.all().map(async (volume) => {
-      if (await inTime(clock, volume, volumes.makeDurable(volume), report)) settled.add(volume);
+      if (await inTime(clock, volume, volumes.makeDurable(volume), report)) unsettled.delete(volume);
     }),
   ]);
-  return settled;
+  const present = new Set<CopySession | Volume>([...sessions, ...volumes.all()]);
+  for (const side of unsettled.keys()) if (!present.has(side)) unsettled.delete(side);
 }
 
 async function sessionDurable(clock: Clock, session: CopySession, report: StopReport): Promise<boolean> {

@@ -25,7 +25,7 @@ import { ChangeChain } from "./change-chain.ts";
 import { DeviceSteps } from "./device-steps.ts";
 import { Volume } from "./volume.ts";
 import { createVolumeFile, inspectVolumePath, removeVolumeFile } from "./volume-file.ts";
-import { VolumeTracking } from "./volume-tracking.ts";
+import { removeVolumeDirectory, VolumeTracking } from "./volume-tracking.ts";
 
 /** What is being done with a reserved volume. */
 export type VolumeTask = "removed" | "resized" | "opened again";
@@ -254,7 +254,8 @@ export class VolumeSet {
       // First: nobody tracks with files that are half gone, should it fail.
       entry.tracking = undefined;
       volume.activity = undefined;
-      await tracking?.remove();
+      // Also what an earlier removal, that was cut off, has left.
+      await (tracking?.remove() ?? removeVolumeDirectory(this.#ports.files, uid));
       await volume.device?.close();
     };
     try {

@@ -403,8 +403,11 @@ export class VolumeTracking {
 export async function removeVolumeDirectory(files: StateFiles, uid: string): Promise<void> {
   const directory = directoryOf(uid);
   if (!(await files.exists(directory))) return;
-  const names = (await files.list(directory)).filter((name) => name !== "super");
-  for (const name of ["super", ...names]) await files.remove(`${directory}/${name}`);
+  const names = await files.list(directory);
+  // First, and durably: one that came back without its files would be taken for damage.
+  if (names.includes("super")) await files.remove(`${directory}/super`);
+  await files.syncDirectory(directory);
+  for (const name of names) if (name !== "super") await files.remove(`${directory}/${name}`);
   await files.removeDirectory(directory);
   await files.syncDirectory(VOLUMES_DIRECTORY);
 }
