@@ -36,7 +36,7 @@ interface CopyRows {
 
 /** What the engine's files say of copies. */
 export interface CopyFiles {
-  readonly sessions: readonly { readonly id: string; readonly generation: number }[];
+  readonly sessions: readonly { readonly id: string; readonly generation: number | undefined }[];
   /** Over, and perhaps not recorded yet. */
   readonly endedIds: readonly string[];
   /** Of which not everything could be looked at: nothing is said of them. */
@@ -95,7 +95,7 @@ export function checkCopies({ copies }: CheckedRows, state: CopyFiles): Metadata
     if (state.outOfServiceIds.includes(id)) continue;
     if (number > copies.lastNumber) findings.push(olderDatabase(id, copies.lastNumber));
     else if (copies.ended.has(number)) findings.push(olderState(id, `copy ${id} is over`, "that it is not"));
-    else if (row !== undefined && row.generation > generation)
+    else if (row !== undefined && generation !== undefined && row.generation > generation)
       findings.push(olderState(id, `copy ${id} has run ${row.generation} times`, `${generation} times`));
   }
   for (const number of rows.keys()) {

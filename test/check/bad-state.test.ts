@@ -5,6 +5,7 @@
 import test, { type ExecutionContext } from "ava";
 import { checkState } from "../../src/engine/check/check-state.ts";
 import { isRepairable, repairState } from "../../src/engine/check/repair.ts";
+import { createBoxFile } from "../../src/engine/durable/box-file.ts";
 import { InjectedFailure } from "../../src/engine/durable/memory-state-files.ts";
 import { crc32c } from "../../src/engine/map/core.ts";
 import { CopyLab, G } from "../support/copy-lab.ts";
@@ -162,10 +163,22 @@ test("without rows everything is still checked, with the sizes that the files sa
   t.deepEqual(brief((await checkState(lab.lab.stateFiles, undefined)).findings), [`damaged ${map}`]);
 });
 
+test("how often a copy without its superblock has run is not said: the record in its log is from its first start", async (t) => {
+  const lab = await stopped(t);
+  const { stateFiles } = lab.lab;
+  stateFiles.damage("sessions/c1/super", new Uint8Array(8192));
+  const { sessions, findings } = await checkLab(lab);
+  t.deepEqual(brief(findings), ["damaged sessions/c1/super"]);
+  t.like(sessions, [{ id: "c1", generation: undefined }, { id: "c2" }]);
+  t.true((sessions[1]?.generation ?? 0) > 0);
+});
+
 test("what nobody knows is named and left alone", async (t) => {
   const lab = await stopped(t);
   const { stateFiles } = lab.lab;
   stateFiles.damage("notes.txt", new Uint8Array(3));
+  const record = { boxUid: "uid", boxNumber: 1, batches: 3, digest: "0".repeat(32) };
+  await (await createBoxFile(stateFiles, record, "nothing")).close(); // what it says is for whoever knows the database
   stateFiles.damage("points-1.log.damaged", new Uint8Array(3));
   await stateFiles.makeDirectory("volumes/lost+found");
   const { findings } = await checkLab(lab);

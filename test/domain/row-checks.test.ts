@@ -69,6 +69,11 @@ test("rows that agree have no findings and say which volumes there are; an inter
     [],
     "fired, not recorded yet",
   );
+  t.deepEqual(
+    checkCopies(rows, { sessions: [{ id: "c5", generation: undefined }], endedIds: [], outOfServiceIds: [] }),
+    [],
+    "without its superblock nobody knows how often it has run",
+  );
   t.deepEqual(checkCopies(rows, { sessions: [], endedIds: ["c5"], outOfServiceIds: [] }), [], "over, not recorded yet");
 });
 

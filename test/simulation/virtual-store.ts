@@ -52,6 +52,7 @@ export class VirtualDatabase {
     await this.#openAnew();
     return TableStore.open({
       get: (key) => this.#get(key),
+      getMany: (keys) => this.#getMany(keys),
       entries: (range) => this.#entries(range),
       batch: (changes) => this.#batch(changes),
       reopen: () => this.#openAnew(),
@@ -63,6 +64,7 @@ export class VirtualDatabase {
   look(): Promise<Store> {
     return TableStore.open({
       get: async (key) => this.#rows.get(key),
+      getMany: async (keys) => keys.map((key) => this.#rows.get(key)),
       entries: (range) => listed(select(this.#rows, range)),
       batch: () => Promise.reject(new Error("whoever looks changes nothing")),
       reopen: async () => undefined,
@@ -88,6 +90,11 @@ export class VirtualDatabase {
   async #get(key: string): Promise<Uint8Array | undefined> {
     await this.#read();
     return this.#rows.get(key)?.slice();
+  }
+
+  async #getMany(keys: readonly string[]): Promise<(Uint8Array | undefined)[]> {
+    await this.#read();
+    return keys.map((key) => this.#rows.get(key)?.slice());
   }
 
   #entries(range: KeyRange): AsyncIterable<[string, Uint8Array]> {

@@ -18,6 +18,8 @@ export interface CheckedSession {
   readonly record: SessionRecord;
   /** A start finds that it has failed. */
   readonly fails: boolean;
+  /** Without its own superblock a copy is known by a point or a log, which may be from long ago. */
+  readonly own: "read" | "lost";
 }
 
 /** What is known beside the session's own files. */
@@ -47,9 +49,9 @@ export async function checkSession(
   }
   const context = await superblockContext(checks, id, fired);
   const own = await checkSuperblock(checks, context.finding, { kind: "session", id }, decodeSessionRecord);
-  if (own === undefined) return context.record && { record: context.record, fails: true };
+  if (own === undefined) return context.record && { record: context.record, fails: true, own: "lost" };
   const record = fired && fired.generation > own.generation ? fired : own;
-  if (record.state === "ended" && record.end !== undefined) return { record, fails: false }; // kept until it is recorded
+  if (record.state === "ended" && record.end !== undefined) return { record, fails: false, own: "read" }; // kept until it is recorded
   if (record.state === "ended" || record.state === "creating") {
     const message = record.state === "ended" ? "the copy is over" : "the copy was never fired";
     findings.add(harmless("left-over", { path: directory, subject: id, message }));
@@ -59,7 +61,7 @@ export async function checkSession(
   const whole = await checkParts(checks, record, { pointHasMap: record === fired });
   reportLeftOvers(checks, record, names);
   const pointLost = surroundings.points.damage.items.length > 0 && (await SessionFiles.mayBeLater(files, record));
-  return { record, fails: !placed || !whole || pointLost };
+  return { record, fails: !placed || !whole || pointLost, own: "read" };
 }
 
 /** `c1 (g1d1 to g1d2)` */
@@ -111,7 +113,7 @@ async function lostSuperblock(
 ): Promise<CheckedSession | undefined> {
   const { finding, record } = await superblockContext(checks, id, fired);
   checks.findings.add(findingOf(error, finding));
-  return record && { record, fails: true };
+  return record && { record, fails: true, own: "lost" };
 }
 
 /** False when an extent does not lie in a registered volume. */

@@ -6,13 +6,14 @@
  */
 import { AssertionError } from "../../base/assert.ts";
 import { asTidemarkError } from "../../base/errors.ts";
+import { BOX_FILE, openBoxFile } from "../durable/box-file.ts";
 import { TEMPORARY_SUFFIX } from "../durable/replace-file.ts";
-import { isBarring, type StateFiles } from "../durable/state-files.ts";
+import { isBarring, isDamage, type StateFiles } from "../durable/state-files.ts";
 import type { FindingKind, MetadataFinding, SessionHint, VolumeSpec } from "../engine-api.ts";
 import { CLEAN_STOP_FILE, readStampFrame } from "../foreign-writes.ts";
 import { type Core, loadCore } from "../map/core.ts";
 import { SESSIONS_DIRECTORY } from "../session/session-files.ts";
-import { isSessionId, type SessionRecord } from "../session/session-record.ts";
+import { isSessionId } from "../session/session-record.ts";
 import { VOLUMES_DIRECTORY } from "../volume/volume-tracking.ts";
 import { costOfBarred } from "./check-barred.ts";
 import { type CheckedPoints, checkPoints } from "./check-points.ts";
@@ -20,7 +21,7 @@ import { type CheckedSession, checkSession } from "./check-session.ts";
 import { checkVolume, type NeededEpoch } from "./check-volume.ts";
 import { FindingList, harmless } from "./finding.ts";
 import { readOnlyFiles } from "./read-only-files.ts";
-import { type Checks, checkLog } from "./verify.ts";
+import { type Checks, checkLog, staleSlot } from "./verify.ts";
 
 /** What a check of the state directory gives back. */
 export interface StateCheck {
@@ -29,8 +30,8 @@ export interface StateCheck {
   readonly omitted: number;
   readonly files: number;
   readonly bytes: number;
-  /** Copies that a start finds, those that have failed too. */
-  readonly sessions: readonly Pick<SessionRecord, "id" | "generation">[];
+  /** Copies that a start finds, those that have failed too. How often one has run is unknown without its superblock. */
+  readonly sessions: readonly { readonly id: string; readonly generation: number | undefined }[];
   /** Copies that are over and whose end may not be recorded yet. */
   readonly endedIds: readonly string[];
   /** Copies that a start leaves alone. */
@@ -59,7 +60,9 @@ export async function checkState(
     omitted: findings.omitted,
     files: tally.files,
     bytes,
-    sessions: walk.sessions,
+    sessions: walk.sessions.map(({ record, own }) => {
+      return { id: record.id, generation: own === "lost" ? undefined : record.generation };
+    }),
     endedIds: walk.endedIds,
     outOfServiceIds: [...walk.outOfServiceIds],
   };
@@ -68,7 +71,7 @@ export async function checkState(
 class StateWalk {
   readonly checks: Checks;
   readonly #volumes: ReadonlyMap<string, VolumeSpec> | undefined;
-  readonly sessions: SessionRecord[] = [];
+  readonly sessions: CheckedSession[] = [];
   readonly endedIds: string[] = [];
   readonly outOfServiceIds = new Set<string>();
 
@@ -89,8 +92,9 @@ class StateWalk {
 
   #addBarredCosts({ points }: CheckedPoints, hints: readonly SessionHint[]): void {
     const nameOf = (uid: string) => this.#volumes?.get(uid)?.name ?? uid;
+    const sessions = this.sessions.map(({ record }) => record);
     for (const [path, error] of this.checks.findings.barred) {
-      const known = { sessions: this.sessions, hints, points, nameOf };
+      const known = { sessions, hints, points, nameOf };
       const { cost, sessionIds } = costOfBarred(path, error, known);
       if (cost !== undefined) this.checks.findings.setCost(path, cost);
       for (const id of sessionIds) this.outOfServiceIds.add(id);
@@ -111,7 +115,7 @@ class StateWalk {
         else if (session) found.push(session);
       });
     }
-    this.sessions.push(...found.map(({ record }) => record));
+    this.sessions.push(...found);
     return found;
   }
 
@@ -152,12 +156,27 @@ class StateWalk {
   async #root(names: readonly string[]): Promise<void> {
     for (const name of names) {
       if (name === VOLUMES_DIRECTORY || name === SESSIONS_DIRECTORY || /^points-\d+\.log$/.test(name)) continue;
-      if (name === CLEAN_STOP_FILE) await this.#cleanStop(name);
+      if (name === BOX_FILE) await this.#boxFile(name);
+      else if (name === CLEAN_STOP_FILE) await this.#cleanStop(name);
       else if (/^points-\d+\.log\.damaged$/.test(name)) this.#setAside(name);
       else if (name.endsWith(TEMPORARY_SUFFIX)) {
         const message = "it was being written when the daemon ended";
         this.checks.findings.add(harmless("left-over", { path: name, subject: "", message }));
       } else this.#unknown(name, "nobody knows this file");
+    }
+  }
+
+  /** What it says, and that it cannot be read, is for whoever knows the database (domain/binding.ts). */
+  async #boxFile(path: string): Promise<void> {
+    this.checks.tally.files++;
+    const context = { path, subject: "", cost: "", remedy: "" };
+    try {
+      const superblock = await openBoxFile(this.checks.files);
+      await superblock.close();
+      if (superblock.damagedSlot !== undefined) this.checks.findings.add(staleSlot(context, superblock.damagedSlot));
+    } catch (cause) {
+      const error = asTidemarkError(cause);
+      if (!isDamage(error)) this.checks.findings.addError(error, context);
     }
   }
 

@@ -17,12 +17,12 @@ import { encodeJson, getText, getWhole, OWNER_FIELD_BYTES, parseJson, putText, p
 import { replaceFile, wasReplaced } from "./replace-file.ts";
 import { corruptFile, fileTooNew, type StateFile, type StateFiles, wasOutOfSpace } from "./state-files.ts";
 
-export type SuperblockKind = "volume" | "session";
+export type SuperblockKind = "volume" | "session" | "box";
 
 export const SUPERBLOCK_SLOT_BYTES = 4096;
 export const SUPERBLOCK_VERSION = 1;
 const MAGIC = "TMSUPER\n";
-const KIND_CODES: Record<SuperblockKind, number> = { volume: 1, session: 2 };
+const KIND_CODES: Record<SuperblockKind, number> = { volume: 1, session: 2, box: 3 };
 const AT = { magic: 0, version: 8, kind: 10, length: 12, sequence: 16, owner: 24, payload: 96, checksum: 4092 };
 export const SUPERBLOCK_PAYLOAD_BYTES_MAX = AT.checksum - AT.payload;
 
