@@ -395,7 +395,7 @@ export function storeContract(name: string, make: (t: ExecutionContext) => Promi
     const place = await make(t);
     await (await place.open()).close();
     const key = storeKey("schema", "version");
-    await place.rewrite(key, () => Buffer.from("01" + schemaOneChecksum + "0801", "hex"));
+    await place.rewrite(key, () => Buffer.from(`01${schemaOneChecksum}0801`, "hex"));
     await refuses(t, () => place.open(), "STATE_DIRECTORY_INVALID", "schema version 1");
   });
 
