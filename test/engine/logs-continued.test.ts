@@ -1,8 +1,16 @@
 /** data-safety 1.8: which logs belong together is in the logs themselves: none is missed, and none of another life is taken. */
 import test, { type ExecutionContext } from "ava";
+import { TidemarkError } from "../../src/base/errors.ts";
 import { MiB } from "../../src/base/units.ts";
-import { InjectedFailure } from "../../src/engine/durable/memory-state-files.ts";
+import { InjectedFailure, memoryStateFiles } from "../../src/engine/durable/memory-state-files.ts";
+import type { StateFiles } from "../../src/engine/durable/state-files.ts";
 import type { MetadataFinding } from "../../src/engine/engine-api.ts";
+import { loadCore } from "../../src/engine/map/core.ts";
+import type { EnginePorts } from "../../src/engine/ports.ts";
+import type { RecoveredPoint } from "../../src/engine/session/points-log.ts";
+import { ChangeChain } from "../../src/engine/volume/change-chain.ts";
+import { Volume } from "../../src/engine/volume/volume.ts";
+import { VolumeTracking } from "../../src/engine/volume/volume-tracking.ts";
 import { CopyLab, G } from "../support/copy-lab.ts";
 import { checkLab, snapshotOf } from "../support/state-check.ts";
 
@@ -217,4 +225,40 @@ test("a points log that was made and not named yet when the kill came is in use 
   t.deepEqual(errorsOf((await checkLab(lab)).findings), [names.at(-1) ?? ""]);
   await lab.lab.boot();
   t.true(troublesOf(lab).some((text) => text.includes(names.at(-1) ?? "")));
+});
+
+test("a chain that cannot be put together leaves no file open, whatever it fails on", async (t) => {
+  const { lab, bounds } = await tracked(t, 8);
+  await beginsSecondLog(lab, bounds);
+  await lab.engine.stop();
+  const snapshot = await snapshotOf(lab);
+  for (const broken of ["super", ...(await logsOf(lab)), "more"]) {
+    const files = memoryStateFiles();
+    for (const directory of ["volumes", "volumes/v1"]) await files.makeDirectory(directory);
+    for (const [path, content] of snapshot) if (path.startsWith("volumes/v1/")) files.damage(path, content);
+    if (broken !== "more") files.damage(`volumes/v1/${broken}`, new Uint8Array(9000));
+    let open = 0;
+    const counting: StateFiles = new Proxy<StateFiles>(files, {
+      get: (target, property) => {
+        if (property !== "open") return (Reflect.get(target, property) as () => unknown).bind(target);
+        return async (...args: Parameters<StateFiles["open"]>) => {
+          const file = await target.open(...args);
+          open++;
+          return { ...file, close: () => file.close().then(() => void open--) };
+        };
+      },
+    });
+    const core = await loadCore();
+    const chain = new ChangeChain(core, "v1", SIZE / G, 1);
+    const volume = new Volume({ uid: "v1", name: "v1", path: "v1", chain, onFailure: () => undefined });
+    const bad = {
+      get seals(): never {
+        throw new TidemarkError("METADATA_CORRUPT", { message: "no seals" });
+      },
+    };
+    const points = broken === "more" ? [bad as unknown as RecoveredPoint] : [];
+    const ports = { files: counting, core, activity: { slots: 8, checkpointBytes: LONG } } as unknown as EnginePorts;
+    await t.throwsAsync(VolumeTracking.open(ports, volume, points), { code: "METADATA_CORRUPT" }, broken);
+    t.is(open, 0, broken);
+  }
 });
