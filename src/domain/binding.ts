@@ -39,6 +39,12 @@ export type Recorded =
   /** It cannot be read although there is something that it protects. */
   | { readonly kind: "lost"; readonly error: TidemarkError };
 
+/** The store, bound. */
+export interface BoundDatabase extends Store {
+  /** Why the state does not know the newest changes; undefined when it does, or soon will. */
+  readonly lag: TidemarkError | undefined;
+}
+
 /**
  * Opens the binding of a database that may be used with this state; from then on, commits have to go through what comes back.
  * Nothing is changed when it throws: METADATA_CORRUPT (rows are damaged or missing, or it is an older one),
@@ -48,7 +54,7 @@ export async function bindDatabase(
   store: TalliedStore,
   files: StateFiles,
   report: (what: string, error: unknown) => void,
-): Promise<Store> {
+): Promise<BoundDatabase> {
   const { box, recorded } = await requireMatch(store, files);
   await files.syncDirectory("");
   const superblock = recorded.kind === "record" ? await openBoxFile(files) : undefined;
@@ -144,7 +150,7 @@ interface Parts {
 }
 
 /** The store, with every commit followed by its record in the state. */
-class BoundStore implements Store {
+class BoundStore implements BoundDatabase {
   readonly #store: TalliedStore;
   readonly #files: StateFiles;
   readonly #report: (what: string, error: unknown) => void;
@@ -154,7 +160,7 @@ class BoundStore implements Store {
   #recording: Promise<void> = Promise.resolve();
   /** Begins when `#recording` has ended. */
   #next: Promise<void> | undefined;
-  #isFailing = false;
+  #lag: TidemarkError | undefined;
   #closing: Promise<void> | undefined;
 
   constructor({ store, files, report, superblock }: Parts) {
@@ -169,6 +175,10 @@ class BoundStore implements Store {
     this.#box = box;
     if (box !== undefined && this.#superblock === undefined) await this.#create(box);
     await this.#record();
+  }
+
+  get lag(): TidemarkError | undefined {
+    return this.#lag;
   }
 
   get<T extends TableName>(table: T, key: KeyOf<T>): Promise<Rows[T] | undefined> {
@@ -232,12 +242,12 @@ class BoundStore implements Store {
     try {
       const record = recordOf(this.#box, this.#store.tally);
       if (record.batches !== this.#superblock.value.batches) await this.#superblock.store(record);
-      this.#isFailing = false;
+      this.#lag = undefined;
     } catch (error) {
       endOnBug(error);
-      if (!this.#isFailing)
+      if (this.#lag === undefined)
         this.#report(`state/${BOX_FILE} could not be written: lost changes would go unnoticed`, error);
-      this.#isFailing = true;
+      this.#lag = asTidemarkError(error);
     }
   }
 }

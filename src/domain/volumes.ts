@@ -283,7 +283,7 @@ export class Volumes {
     const target = request.sizeBytes === 0 ? (await paths.look(row.path))?.sizeBytes : request.sizeBytes;
     const shrinks = target !== undefined && target < row.sizeBytes;
     if (shrinks && request.shrink === "refuse") throw shrinkRefused(name, row.sizeBytes, target);
-    if (shrinks && request.sizeBytes !== 0) {
+    if (shrinks && request.sizeBytes !== 0 && !(await this.#hasCopies(uid))) {
       // A crash after the file was cut leaves a volume that is larger than its file: the row says that it was meant.
       const intent = { ...row, resizingToBytes: target };
       await journal.commit([{ table: "volumes", put: intent }], []);
@@ -308,6 +308,12 @@ export class Volumes {
     await journal.commit([{ table: "volumes", put: resized }, ...record(view)], [event]);
     catalog.putVolume(resized);
     return view;
+  }
+
+  /** Then the engine refuses; a start that found the intent would take its copies for misplaced. No copy begins meanwhile. */
+  async #hasCopies(uid: string): Promise<boolean> {
+    const sessions = await this.#context.engine.sessions();
+    return sessions.some(({ source, destination }) => source.volumeUid === uid || destination.volumeUid === uid);
   }
 
   async #restore(row: VolumeRow): Promise<void> {

@@ -107,6 +107,7 @@ async function openAll(
   });
   const box = await Box.start({
     store,
+    binding: store,
     engine,
     clock: systemClock,
     random: systemRandom,

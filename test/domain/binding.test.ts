@@ -4,15 +4,16 @@
  */
 import test, { type ExecutionContext } from "ava";
 import { TidemarkError } from "../../src/base/errors.ts";
-import { acceptDatabase, bindDatabase, mismatch, readRecord } from "../../src/domain/binding.ts";
+import { acceptDatabase, type BoundDatabase, bindDatabase, mismatch, readRecord } from "../../src/domain/binding.ts";
 import {
   InjectedFailure,
   type MemoryStateFiles,
   memoryStateFiles,
 } from "../../src/engine/durable/memory-state-files.ts";
 import { type MemoryDisk, openMemoryStore } from "../../src/store/memory/memory.ts";
-import type { Change, Store } from "../../src/store/store.ts";
+import type { Change } from "../../src/store/store.ts";
 import { volumeRow } from "../store-contract/contract.ts";
+import { BoxFixture } from "./box-fixture.ts";
 
 const box: Change = { table: "box", put: { number: 1, uid: "box-uid", createdMs: 1 } };
 const event = (id: number): Change => ({
@@ -27,7 +28,7 @@ async function bind(
   disk: MemoryDisk,
   files: MemoryStateFiles,
   report: (what: string) => void = silent,
-): Promise<Store> {
+): Promise<BoundDatabase> {
   return bindDatabase(await openMemoryStore(disk), files, report);
 }
 
@@ -185,7 +186,10 @@ test("a record that cannot be written costs no change, is reported once, and mad
   t.is(reports.length, 1);
   t.regex(reports[0] ?? "", /state\/box could not be written/);
   t.truthy(await store.get("volumes", "uid-2"));
+  t.is(store.lag?.code, "METADATA_WRITE_FAILED");
   files.intercept = () => undefined;
+  await store.commit([volume(3)]);
+  t.is(store.lag, undefined);
   await store.close();
   const record = await readRecord(files);
   t.is(record.kind === "record" && record.record.batches, (await known(disk)).tally.batches);
@@ -207,4 +211,14 @@ test("nobody waits for the record of a point or an event", async (t) => {
   open();
   await slow;
   await store.close();
+});
+
+test("doctor says that the state does not know the newest changes", async (t) => {
+  const fixture = await BoxFixture.make(t);
+  const message = "write of state file box failed: EIO";
+  const box = await fixture.start({ binding: { lag: new TidemarkError("METADATA_WRITE_FAILED", { message }) } });
+  const finding = (await box.diagnose()).find(({ check }) => check === "database-not-recorded");
+  t.like(finding, { severity: "warning", subject: "" });
+  t.regex(finding?.message ?? "", /their loss would not be noticed: write of state file box failed: EIO/);
+  t.regex(finding?.remedy ?? "", /start the daemon again/);
 });

@@ -91,7 +91,7 @@ for (const [what, pattern] of [
       const error = await refusal(
         t,
         () => copies.start({ pairs: [pair], kind: "opc", pace: 0 }, () => []),
-        "VOLUME_UNAVAILABLE",
+        "OUT_OF_SERVICE",
       );
       t.regex(error?.message ?? "", /sessions\/c1\/super/);
     }

@@ -101,11 +101,11 @@ async function refusedCommands(t: ExecutionContext, lab: CopyLab): Promise<void>
       () => engine.resizeVolume(uid, 0),
       () => engine.reopenVolume(uid),
       () => engine.explain({ source: lab.extent(uid), destination: lab.extent("v6"), kind: "opc" }),
+      () => engine.startSessions([{ ...request(lab, "v6", uid), id: "c9" }]),
+      () => engine.startSessions([{ ...request(lab, uid, "v6"), id: "c9" }]),
     ])
       await refusal(t, command, "OUT_OF_SERVICE");
     for (const command of [
-      () => engine.startSessions([{ ...request(lab, "v6", uid), id: "c9" }]),
-      () => engine.startSessions([{ ...request(lab, uid, "v6"), id: "c9" }]),
       () => engine.read(lab.extent(uid), 0, 512),
       () => engine.write(lab.extent(uid), 0, new Uint8Array(512)),
       () => engine.flush(uid),
@@ -405,6 +405,35 @@ test("a points log that is missing is missing until what follows from it is dura
     t.is((await lab.session("c1")).phase, "failed", way);
     t.is((await lab.session("c2")).phase, "tracking", way);
   }
+});
+
+test("what a volume that is out of service lives on is taken: nobody writes to it under another name", async (t) => {
+  const lab = await tracked(t);
+  await lab.engine.stop();
+  forbid(lab, /^volumes\/v1\/super$/);
+  await lab.lab.bootAfterStop();
+  await refusal(
+    t,
+    () => lab.engine.addVolume({ uid: "v9", name: "v9", path: "v1", sizeBytes: SMALL }),
+    "PATH_REGISTERED",
+  );
+  await refusal(t, () => lab.engine.inspectPath("v2"), "PATH_REGISTERED");
+});
+
+test("a scrub passes over what is out of service", async (t) => {
+  const lab = await tracked(t);
+  await lab.engine.stop();
+  forbid(lab, /^volumes\/v1\/super$/);
+  await lab.lab.bootAfterStop();
+  const targets = await lab.engine.scrubTargets(undefined);
+  t.deepEqual(targets.map(({ kind, id }) => `${kind} ${id}`).sort(), [
+    "points ",
+    "session c2",
+    "volume v3",
+    "volume v4",
+  ]);
+  t.deepEqual(await lab.engine.scrubTargets("v1"), [{ kind: "points", id: "" }]);
+  for (const target of targets) t.deepEqual((await lab.engine.scrub(target)).findings, [], target.id);
 });
 
 test("what is no copy's directory is said and left alone; the start goes on", async (t) => {

@@ -19,10 +19,10 @@ import type { VolumeSet } from "../volume/volume-set.ts";
 import { Copier } from "./copier.ts";
 import { type EndedSessions, endOf } from "./ended-sessions.ts";
 import { explainStart } from "./explain.ts";
-import { extentsOverlap } from "./extents.ts";
 import { markLost } from "./mark-lost.ts";
 import { firePoint, type LiveView, type PointHost, type PointMember } from "./point.ts";
 import type { PointsLog } from "./points-log.ts";
+import { requireNobodyReadsThrough } from "./reads-through.ts";
 import { noticeForeignWrite, type ReopenHost, reopenVolume } from "./reopen.ts";
 import { requireRoom } from "./room.ts";
 import { transitionOf } from "./rules.ts";
@@ -30,7 +30,7 @@ import { CopySession } from "./session.ts";
 import { SessionFiles } from "./session-files.ts";
 import type { SessionRecord } from "./session-record.ts";
 import type { FoundSession } from "./session-recovery.ts";
-import { closeLogs, endCopying, makeDurable, retire, StopReport } from "./stop.ts";
+import { closeLogs, endCopying, logOf, makeDurable, retire, StopReport } from "./stop.ts";
 
 /** Between attempts at what could not be made durable. */
 const RETRY_AFTER_MS = 5000;
@@ -119,7 +119,7 @@ export class SessionSet {
       this.#requireRunning();
       const session = this.require(id);
       transitionOf(session.tableState, "cancel", id);
-      this.#requireNobodyReadsThrough(session);
+      requireNobodyReadsThrough(session);
       return this.#end(session, "cancelled");
     });
   }
@@ -254,8 +254,8 @@ export class SessionSet {
       await makeDurable({ clock, sessions, volumes: this.#volumes, unsettled: this.#unsettled, report });
       const failed = (error: unknown) => report.add(error);
       if (this.#unsettled.size === 0) await this.#points.reset().catch(failed);
-      await closeLogs([...sessions.map(({ files }) => files), this.#points], report);
       retire(sessions, this.#volumes);
+      await closeLogs([...sessions.map(logOf), this.#points], report);
       this.#sessions.clear();
     });
     return report;
@@ -288,19 +288,6 @@ export class SessionSet {
   /** Serialises with all changes of sessions; for what must not happen while one begins or ends. */
   exclusively<T>(task: () => Promise<T>): Promise<T> {
     return this.#admin.run(task);
-  }
-
-  /** A cascade copies on what this session still owes: ending it would leave the later destination with wrong data. */
-  #requireNobodyReadsThrough(session: CopySession): void {
-    if (!session.unfinished) return;
-    const reader = session.destinationVolume.leaving.find(
-      (other) => other.unfinished && other.state === "live" && extentsOverlap(other.source, session.destination),
-    );
-    if (!reader) return;
-    throw new TidemarkError("COPY_STATE", {
-      message: `copy ${session.id} cannot end yet: copy ${reader.id} still reads ${session.destination.name} through it`,
-      hint: `wait for copy ${reader.id} or cancel it first`,
-    });
   }
 
   #requireRunning(): void {

@@ -110,11 +110,23 @@ async function sessionDurable(clock: Clock, session: CopySession, report: StopRe
   }
 }
 
+interface LogHolder {
+  close(): Promise<void>;
+  readonly logEnd: Parameters<StopReport["addLog"]>[0];
+}
+
+/** Closed behind a checkpoint in the background that was late; what comes later finds nothing to do. */
+export function logOf({ durable, files }: CopySession): LogHolder {
+  return {
+    close: () => durable.run(() => files.close()),
+    get logEnd() {
+      return files.logEnd;
+    },
+  };
+}
+
 /** Closes what holds a log, whatever becomes of the others. */
-export async function closeLogs(
-  holders: readonly { close(): Promise<void>; readonly logEnd: Parameters<StopReport["addLog"]>[0] }[],
-  report: StopReport,
-): Promise<void> {
+export async function closeLogs(holders: readonly LogHolder[], report: StopReport): Promise<void> {
   for (const holder of holders) {
     await holder.close().catch((error: unknown) => report.add(error));
     report.addLog(holder.logEnd);
