@@ -8,6 +8,7 @@
  * has (virtual disks hold stamps, no tables). Both are answered by the world.
  */
 import { TidemarkError } from "../../src/base/errors.ts";
+import { bindDatabase } from "../../src/domain/binding.ts";
 import { Box as DomainBox } from "../../src/domain/box.ts";
 import type { Paths } from "../../src/domain/paths.ts";
 import { createMover, type Mover } from "../../src/engine/device/mover.ts";
@@ -179,14 +180,21 @@ export class Box {
   }
 
   async #startDomain(engine: EngineApi, life: number): Promise<void> {
-    const store = await this.database.open();
+    const report = (what: string, error: unknown) => {
+      if (life === this.#life) this.onReport(what, error);
+    };
+    const store = await bindDatabase(await this.database.open(), this.stateFiles, report);
     const domain = await DomainBox.start({
       ...{ store, engine, clock: this.scheduler, paths: this.#paths, scrub: "off" },
       random: { bytes: (length) => Uint8Array.from({ length }, () => this.#chance.below(256)) },
-      report: (what, error) => {
-        if (life === this.#life) this.onReport(what, error);
+      ...{
+        report,
+        number: undefined,
+        dataDirectory: "/data",
+        stateDirectory: "virtual",
+        roots: [],
+        nbdAddress: undefined,
       },
-      ...{ number: undefined, dataDirectory: "/data", stateDirectory: "virtual", roots: [], nbdAddress: undefined },
       environment: { nodeVersion: "v20.0.0", threadPoolSize: 32, threadPoolSizeWanted: 32 },
     });
     if (life !== this.#life) return;

@@ -11,7 +11,7 @@
  */
 import { TidemarkError } from "../../src/base/errors.ts";
 import type { KeyRange, KeyValueChange } from "../../src/store/key-value.ts";
-import type { Store } from "../../src/store/store.ts";
+import type { Store, TalliedStore } from "../../src/store/store.ts";
 import { TableStore } from "../../src/store/table-store.ts";
 import type { Chance } from "./chance.ts";
 import type { Scheduler } from "./scheduler.ts";
@@ -37,6 +37,7 @@ export class VirtualDatabase {
   readonly #chance: Chance;
   readonly #readTurnProbability: number;
   readonly #rows = new Map<string, Uint8Array>();
+  #reads = 0;
   #underWay: readonly KeyValueChange[] | undefined;
   /** Of a batch that failed: may be in the log. */
   #refused: readonly KeyValueChange[] | undefined;
@@ -48,7 +49,7 @@ export class VirtualDatabase {
   }
 
   /** The store of a process that begins. METADATA_WRITE_FAILED. */
-  async open(): Promise<Store> {
+  async open(): Promise<TalliedStore> {
     await this.#openAnew();
     return TableStore.open({
       get: (key) => this.#get(key),
@@ -72,14 +73,15 @@ export class VirtualDatabase {
     });
   }
 
-  /** No batch is under way. */
+  /** No batch is under way, and nobody reads, as a commit does before its batch. */
   get idle(): boolean {
-    return this.#underWay === undefined;
+    return this.#underWay === undefined && this.#reads === 0;
   }
 
   processEnded(): void {
     if (this.#underWay && this.#chance.happens(0.5)) this.#apply(this.#underWay);
     this.#underWay = undefined;
+    this.#reads = 0;
   }
 
   repair(): void {
@@ -103,7 +105,11 @@ export class VirtualDatabase {
   }
 
   async #read(): Promise<void> {
-    if (this.#chance.happens(this.#readTurnProbability)) await this.#scheduler.turn("store-read");
+    if (this.#chance.happens(this.#readTurnProbability)) {
+      this.#reads++;
+      await this.#scheduler.turn("store-read");
+      this.#reads--;
+    }
     const { failing } = this.faults;
     if (failing?.how === "unreadable" && failing.left < 0)
       throw new TidemarkError("MEDIUM_ERROR", { message: "the database cannot be read", hint: "look after the disk" });

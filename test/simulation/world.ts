@@ -54,7 +54,7 @@ const PROBABILITY: Readonly<Record<Feature, number>> = {
   stalls: 0.1,
   "state-full": 0.12,
   "state-failure": 0.16,
-  "whole-box": 0.4,
+  "whole-box": 0.2,
   "register-again": 0.4,
   "store-full": 0.25,
   "store-failure": 0.3,

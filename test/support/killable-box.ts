@@ -11,6 +11,7 @@ import type { ExecutionContext } from "ava";
 import { systemRandom } from "../../src/base/clock.ts";
 import { TidemarkError } from "../../src/base/errors.ts";
 import type { BlockDevice } from "../../src/base/ports.ts";
+import { bindDatabase } from "../../src/domain/binding.ts";
 import { Box } from "../../src/domain/box.ts";
 import { systemPaths } from "../../src/domain/paths.ts";
 import { MemoryDevice } from "../../src/engine/device/memory-device.ts";
@@ -20,7 +21,7 @@ import type { StateFiles } from "../../src/engine/durable/state-files.ts";
 import { createEngine } from "../../src/engine/engine.ts";
 import type { EngineApi } from "../../src/engine/engine-api.ts";
 import { type MemoryDisk, openMemoryStore } from "../../src/store/memory/memory.ts";
-import type { Store } from "../../src/store/store.ts";
+import type { Store, TalliedStore } from "../../src/store/store.ts";
 import { LabClock } from "./engine-lab.ts";
 
 interface Process {
@@ -80,13 +81,18 @@ export class KillableBox {
   async start(): Promise<void> {
     const process: Process = { alive: true };
     this.#process = process;
-    this.store = this.#storeOf(process, await this.#openStore());
+    const report = (what: string, error: unknown) => {
+      if (process.alive) this.reports.push(`${what}: ${error instanceof Error ? error.message : error}`);
+    };
+    // Bound as in production: no kill may make the database look like a wrong one.
+    const files = ofProcess<StateFiles>(process, this.stateFiles);
+    this.store = this.#storeOf(process, await bindDatabase(await this.#openStore(), files, report));
     const { store } = this;
     this.engine = await createEngine({
       clock: this.clock,
       lose: () => undefined,
       ports: async () => ({
-        files: ofProcess<StateFiles>(process, this.stateFiles),
+        files,
         mover: createMover({ workers: 0 }),
         identityOf: async (path) => [path],
         openDevice: async (path) => ({ device: await this.#open(process, path), identity: [path] }),
@@ -98,9 +104,7 @@ export class KillableBox {
       clock: this.clock,
       random: systemRandom,
       paths: systemPaths,
-      report: (what, error) => {
-        if (process.alive) this.reports.push(`${what}: ${error instanceof Error ? error.message : error}`);
-      },
+      report,
       number: undefined,
       dataDirectory: join(this.directory, "data"),
       stateDirectory: "unused",
@@ -158,7 +162,7 @@ export class KillableBox {
     void engine.stop().catch(() => undefined);
   }
 
-  #openStore(): Promise<Store> {
+  #openStore(): Promise<TalliedStore> {
     return openMemoryStore(this.storeDisk, undefined, () => {
       if (this.isStoreFull) throw new Error("no space left on device");
     });
