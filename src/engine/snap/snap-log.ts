@@ -72,7 +72,7 @@ export class SnapLog {
   /** Both slots of a new file, durable. */
   async writeFirst(): Promise<void> {
     await this.#checkpoint();
-    await this.#checkpoint();
+    await this.cover();
   }
 
   /** Durable, and in `content`, when it resolves. SNAP_OVERFLOW and what the file throws: nothing changed. */
