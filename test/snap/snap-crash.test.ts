@@ -80,11 +80,15 @@ async function live(world: World, store: SnapStore, steps: number): Promise<void
   }
 }
 
-/** Lives until operation number `crashAt`, crashes there, opens (perhaps crashing in that as well), compares. */
-async function crashOnce(t: ExecutionContext, world: World, seed: number): Promise<void> {
+/** Opens and lives until operation number `at`, which may be one of the opening; crashes there, opens again, compares. */
+async function crashOnce(
+  t: ExecutionContext,
+  world: World,
+  seed: number,
+  { at, power }: { readonly at: number; readonly power: boolean },
+): Promise<"crashed" | "survived"> {
   const { files, possible, chance, options } = world;
-  let left = Math.floor(chance() * 100);
-  const power = chance() < 0.6;
+  let left = at;
   files.intercept = () => {
     if (left-- !== 0) return;
     if (power) files.crash(seed);
@@ -111,14 +115,31 @@ async function crashOnce(t: ExecutionContext, world: World, seed: number): Promi
   t.is(copyGranules + hostGranules, found.filter((version) => version !== undefined).length, `seed ${seed}`);
   if (chance() < 0.5) await store.close();
   else files.crash(seed + 2); // what was found, and acted on, stays (data-safety 1.10 rule 3)
+  return left < 0 ? "crashed" : "survived";
 }
 
 async function lives(t: ExecutionContext, seed: number, options: LabOptions): Promise<void> {
   const { files, store } = await createStore(options);
   await store.close();
   const world = { files, possible: new Possible(), chance: chanceFrom(seed), options, version: 0 };
-  for (let crash = 0; crash < 6; crash++) await crashOnce(t, world, seed * 100 + crash);
+  for (let crash = 0; crash < 6; crash++) {
+    const at = Math.floor(world.chance() * 100);
+    await crashOnce(t, world, seed * 100 + crash, { at, power: world.chance() < 0.6 });
+  }
 }
+
+test("a crash at every operation of a history with rewrites, compaction and a reset", async (t) => {
+  let crashes = 0;
+  for (const power of [false, true])
+    for (let at = 0; ; at++) {
+      const { files, store } = await createStore();
+      await store.close();
+      const world = { files, possible: new Possible(), chance: chanceFrom(17), options: {}, version: 0 };
+      if ((await crashOnce(t, world, 7 * at + 1, { at, power })) === "survived") break;
+      crashes++;
+    }
+  t.true(crashes > 150, `${crashes} crashes`);
+});
 
 test("after any crash what was acknowledged is there, and nothing that was never written", async (t) => {
   for (let seed = 0; seed < 60; seed++) await lives(t, seed, {});

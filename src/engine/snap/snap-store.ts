@@ -234,8 +234,20 @@ export class SnapStore {
    */
   async read(granule: number, into: Uint8Array): Promise<boolean> {
     assert(into.length === GRANULE_SIZE_BYTES, "a granule is read as a whole");
+    const found = await this.#readStored(granule);
+    if (found === undefined) return false;
+    into.set(this.#cipher.open(found.slot, found.stored));
+    return true;
+  }
+
+  /** For a scrub: whether the granule is stored; its checksum has been compared. Throws as `read`. */
+  async check(granule: number): Promise<boolean> {
+    return (await this.#readStored(granule)) !== undefined;
+  }
+
+  async #readStored(granule: number): Promise<{ readonly slot: number; readonly stored: Uint8Array } | undefined> {
     const entry = this.#content.index.get(granule);
-    if (entry === undefined) return false;
+    if (entry === undefined) return undefined;
     const { slot, checksum } = entry;
     const { incarnation } = this.#log;
     const unpin = this.#content.segments.pin(segmentOf(this.#log.identity.geometry, slot));
@@ -245,11 +257,10 @@ export class SnapStore {
     } finally {
       unpin();
     }
-    if (incarnation !== this.#log.incarnation) return false; // emptied meanwhile
+    if (incarnation !== this.#log.incarnation) return undefined; // emptied meanwhile
     if (stored.length < GRANULE_SIZE_BYTES || crc32c(stored) !== checksum)
       throw badGranule(this.#file.path, granule, slot);
-    into.set(this.#cipher.open(slot, stored));
-    return true;
+    return { slot, stored };
   }
 
   /**
