@@ -91,6 +91,24 @@ test("a damaged checkpoint slot is written anew by the next opening", async (t) 
   }
 });
 
+test("after the newest slot was lost, no number of a checkpoint is used twice, and the slot in force is not written to", async (t) => {
+  const { files, store } = await createStore();
+  await store.append([{ granule: 0, data: granuleOf(0, 1) }], "copy");
+  await store.close();
+  const second = await openStore(files);
+  await second.append([{ granule: 0, data: granuleOf(0, 2) }], "copy");
+  files.kill(1);
+  const newest = (await checkpointIn(files)).checkpoint.sequence;
+  const bytes = files.contents(PATH);
+  bytes.fill(0xee, (newest % 2) * PAGE_BYTES + 100, (newest % 2) * PAGE_BYTES + 200);
+  files.damage(PATH, bytes);
+  const third = await openStore(files);
+  t.is(await versionOf(third, 0), 2);
+  const after = (await checkpointIn(files)).checkpoint.sequence;
+  t.true(after > newest && after % 2 === newest % 2, `${after} after ${newest}`);
+  await third.close();
+});
+
 test("invariant 26: after a reset not even a damaged slot brings the old content back", async (t) => {
   const { files, store } = await createStore();
   for (const granule of [0, 1, 2]) await store.append([{ granule, data: granuleOf(granule, 1) }], "copy");

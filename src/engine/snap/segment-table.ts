@@ -6,7 +6,7 @@
  *   1. A segment is in use from its first frame on until it is given back; one that is in use is never handed out.
  *   2. A segment that somebody reads is not handed out: what is being read is not overwritten.
  *   3. `live` of a segment is the number of granules whose slot lies in it.
- * Memory: 12 bytes a segment.
+ * Memory: 16 bytes a segment.
  */
 import { assert } from "../../base/assert.ts";
 import { type SnapGeometry, segmentOf, segmentsFor } from "./snap-geometry.ts";

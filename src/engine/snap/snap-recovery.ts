@@ -73,6 +73,8 @@ export async function readCheckpoint(file: StateFile, owner: string): Promise<Fo
 export interface SnapEnd {
   readonly nextFrame: number;
   readonly chain: number;
+  /** The newest checkpoint that a frame names: newer than the one found when its slot was damaged. */
+  readonly base: number;
 }
 
 /** Fills `content` (empty). METADATA_CORRUPT names the place; MEDIUM_ERROR. */
@@ -210,7 +212,7 @@ class Replay {
       this.#apply(frame);
       this.#use(frame);
     }
-    return { nextFrame: this.#nextFrame, chain: this.#chain };
+    return { nextFrame: this.#nextFrame, chain: this.#chain, base: this.#base };
   }
 
   #applyProved(): void {

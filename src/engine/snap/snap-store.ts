@@ -12,7 +12,7 @@
  *   3. SNAP_OVERFLOW leaves everything stored readable, and later appends may succeed. After any other failure of a write or
  *      sync nothing more is taken until the store is opened again.
  *   4. A granule is given out only if its checksum is right.
- * Memory: `SlotIndex` (32 bytes a granule at most), 12 bytes a segment, one bit a granule touched, one group of writes.
+ * Memory: `SlotIndex` (32 bytes a granule at most), 16 bytes a segment, one bit a granule touched, one group of writes.
  * Layout: docs/file-formats.md "Snap store". Source: data-safety 1.5, 1.8; spec/11 "Snap Data Volume / Pool".
  */
 import { assert, endOnBug } from "../../base/assert.ts";
@@ -177,9 +177,12 @@ export class SnapStore {
       const found = await readCheckpoint(file, owner);
       const cipher = cipherOf(found.identity, key);
       content = new SnapContent(found.identity.geometry);
-      const end = await replay(file, found, content);
-      const { sequence: checkpointSequence, incarnation } = found.checkpoint;
-      const log = new SnapLog(file, found.identity, cipher, content, { checkpointSequence, incarnation, ...end });
+      const { nextFrame, chain, base } = await replay(file, found, content);
+      const { sequence, incarnation } = found.checkpoint;
+      // The next one goes into the other slot, and has a number that no frame has named.
+      const checkpointSequence = sequence + 2 * Math.ceil((base - sequence) / 2);
+      const state = { checkpointSequence, incarnation, nextFrame, chain };
+      const log = new SnapLog(file, found.identity, cipher, content, state);
       if (found.heal) await log.cover();
       return new SnapStore(log, content, cipher, options);
     } catch (error) {
