@@ -1,6 +1,10 @@
 /** The rules of the log of a snap store that hardly any crash shows: stale continuations, healed slots, two slots a reset. */
 import test from "ava";
-import { type MemoryStateFiles, memoryStateFiles } from "../../src/engine/durable/memory-state-files.ts";
+import {
+  InjectedFailure,
+  type MemoryStateFiles,
+  memoryStateFiles,
+} from "../../src/engine/durable/memory-state-files.ts";
 import { crc32c } from "../../src/engine/map/core.ts";
 import { encodeFrameHeader, type SnapFrame } from "../../src/engine/snap/snap-format.ts";
 import { geometryFor, MARK_PAGE, PAGE_BYTES, segmentPage, segmentsPage } from "../../src/engine/snap/snap-geometry.ts";
@@ -35,8 +39,9 @@ async function closedStore() {
   const origin = { uuid: identity.uuid, incarnation: checkpoint.incarnation };
   const openedWith = async (frame: Omit<SnapFrame, "checksum">, incarnation = origin.incarnation) => {
     const bytes = files.contents(PATH);
-    encodeFrameHeader(bytes.subarray(page * PAGE_BYTES), { ...origin, incarnation }, frame);
-    bytes.set(data, (page + 1) * PAGE_BYTES);
+    const at = frame.page < page ? frame.page : page;
+    encodeFrameHeader(bytes.subarray(at * PAGE_BYTES), { ...origin, incarnation }, frame);
+    bytes.set(data, (at + 1) * PAGE_BYTES);
     const copy = memoryStateFiles();
     copy.damage(PATH, bytes);
     const again = await openStore(copy);
@@ -55,6 +60,8 @@ test("a frame goes on only from its predecessor, under the checkpoint in force, 
   t.is(await openedWith({ ...next, page: next.page + 3 }), 1, "another place");
   t.is(await openedWith(next, incarnation + 1), 1, "another incarnation");
   t.is(await openedWith({ ...next, sequence: next.sequence + 1 }), 1, "another number");
+  const covered = { ...next, page: next.page - 3, sequence: next.sequence - 1, durable: 0, checkpoint: 1 };
+  await t.throwsAsync(openedWith(covered), { code: "METADATA_CORRUPT" }, "not the frame that the checkpoint has seen");
 });
 
 test("before anything is appended behind a cut there is a new checkpoint", async (t) => {
@@ -68,6 +75,25 @@ test("before anything is appended behind a cut there is a new checkpoint", async
   t.is((await checkpointIn(files)).checkpoint.sequence, before + 1);
   await again.append([{ granule: 0, data: granuleOf(0, 3) }], "copy");
   t.is((await checkpointIn(files)).checkpoint.sequence, before + 1);
+  await again.close();
+});
+
+test("the same after an append that found no room", async (t) => {
+  const { files, store } = await createStore();
+  await store.append([{ granule: 0, data: granuleOf(0, 1) }], "copy");
+  const before = (await checkpointIn(files)).checkpoint.sequence;
+  files.intercept = ({ type, lengthBytes }) => {
+    if (type === "write" && lengthBytes > PAGE_BYTES) throw new InjectedFailure("ENOSPC", lengthBytes);
+  };
+  await t.throwsAsync(store.append([{ granule: 1, data: granuleOf(1, 2) }], "copy"), { code: "SNAP_OVERFLOW" });
+  files.intercept = undefined;
+  t.is((await checkpointIn(files)).checkpoint.sequence, before);
+  await store.append([{ granule: 2, data: granuleOf(2, 3) }], "copy");
+  t.is((await checkpointIn(files)).checkpoint.sequence, before + 1);
+  files.kill(1);
+  const again = await openStore(files);
+  t.is(await versionOf(again, 1), undefined, "what was refused is not there, though all of it had been written");
+  t.is(await versionOf(again, 2), 3);
   await again.close();
 });
 
