@@ -21,6 +21,8 @@ class ChainLab {
   readonly chance: () => number;
   chain: SnapChain = [];
   badGranule: number | undefined;
+  /** Taken by the next read, of the source or of a store, which waits for it. */
+  hold: Promise<void> | undefined;
   readonly generations: SnapGenerations;
 
   constructor(seed: number) {
@@ -30,6 +32,7 @@ class ChainLab {
       storeOf: (destination) => this.storeOf(destination),
       readSource: async (granule, into) => {
         await this.turns();
+        await this.held();
         if (granule === this.badGranule) throw new TidemarkError("MEDIUM_ERROR", { message: "bad sector" });
         into.set(this.source[granule] as Uint8Array);
         await this.turns();
@@ -47,13 +50,22 @@ class ChainLab {
     return this.stores.get(destination) as SnapStore;
   }
 
+  async held(): Promise<void> {
+    const { hold } = this;
+    this.hold = undefined;
+    await hold;
+  }
+
   async turns(): Promise<void> {
     for (let left = Math.floor(this.chance() * 4); left > 0; left--) await Promise.resolve();
   }
 
   async makeStore(name: string, budget: SnapBudget = new SnapSpace(wide(name))): Promise<void> {
     const { store, files } = await createStore({ budget, path: "sdv" }, memoryStateFiles());
-    files.intercept = () => this.turns();
+    files.intercept = async ({ type }) => {
+      await this.turns();
+      if (type === "read") await this.held();
+    };
     this.stores.set(name, store);
   }
 
@@ -162,6 +174,32 @@ test("invariants 21, 22, 24: every generation shows its instant and its own writ
     t.deepEqual(lab.failures, []);
     await lab.close();
   }
+});
+
+test("a read that is overtaken by the write that moves its granule looks again", async (t) => {
+  const lab = new ChainLab(4);
+  for (const name of ["d1", "d2"]) {
+    await lab.makeStore(name);
+    await lab.add(name);
+  }
+  const overtaken = async (write: () => Promise<void>) => {
+    let release: () => void = () => undefined;
+    lab.hold = new Promise((resolve) => {
+      release = resolve;
+    });
+    const reading = lab.seen("d1", 2);
+    while (lab.hold !== undefined) await Promise.resolve();
+    await write();
+    release();
+    return (await reading)[0];
+  };
+  t.is(await overtaken(() => lab.writeSource(2, 50)), 2, "found in the source, preserved in d2");
+  t.is(await overtaken(() => lab.generations.write("d2", 2, 0, filled(60))), 2, "found in d2, preserved in d1");
+  t.is((await lab.seen("d2", 2))[0], 60);
+  const own = await overtaken(() => lab.generations.write("d1", 2, 0, filled(70)));
+  t.true(own === 2 || own === 70, `its own granule, before or after: ${own}`);
+  t.is((await lab.seen("d1", 2))[0], 70);
+  await lab.close();
 });
 
 test("spec/11 engine part of #36 and #39: a small write completes the granule and takes 16 sectors; the source writes into the newest", async (t) => {
