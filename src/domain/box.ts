@@ -9,6 +9,7 @@ import type { Clock, Random } from "../base/ports.ts";
 import type { EngineApi, EngineEvent } from "../engine/engine-api.ts";
 import type { BoxRow, EventRow } from "../store/rows.ts";
 import type { Store } from "../store/store.ts";
+import type { BoundDatabase } from "./binding.ts";
 import { Catalog, volumeSpecOf } from "./catalog.ts";
 import { type Context, newUid } from "./context.ts";
 import { Copies, type CopyTotals } from "./copies.ts";
@@ -28,6 +29,8 @@ import { Watches } from "./watches.ts";
 
 export interface BoxOptions {
   readonly store: Store;
+  /** The same store where it is bound to the state (binding.ts), to be asked how that goes. */
+  readonly binding?: Pick<BoundDatabase, "lag">;
   readonly engine: EngineApi;
   readonly clock: Clock;
   readonly random: Random;
@@ -128,7 +131,9 @@ export class Box {
   }
 
   diagnose(): Promise<Finding[]> {
-    return diagnose(this.#context, this, this.#options.environment);
+    const { volumes, exports, copies } = this;
+    const { environment, binding } = this.#options;
+    return diagnose(this.#context, { volumes, exports, copies, lag: binding?.lag }, environment);
   }
 
   /** Events, oldest first, of one object if `subject` is not empty. */
@@ -173,11 +178,12 @@ export class Box {
     engine.onEvent((event) => this.#onEngineEvent(event));
     await this.volumes.reconcile();
     const volumes = catalog.volumes().map((row) => volumeSpecOf(this.#row.number, row));
-    const found = await engine.start({ stateDirectory, volumes });
+    const found = await engine.start({ stateDirectory, volumes, sessions: this.copies.hints });
     await this.copies.adopt(found);
     const { sessions } = found;
     const hasVolume = (uid: string) => catalog.volumeByUid(uid) !== undefined;
-    await journal.commit(this.#intents.decideAll({ sessions, ended: this.copies.ended, hasVolume }), []);
+    const { ended, outOfService } = this.copies;
+    await journal.commit(this.#intents.decideAll({ sessions, ended, hasVolume }, outOfService), []);
     await this.volumes.reconcileSizes();
     if (nbdAddress !== undefined) await this.exports.open(nbdAddress);
     const message = `the box started with ${volumes.length} volumes and ${found.sessions.length} copy sessions`;

@@ -18,13 +18,14 @@ import type {
   EngineEvent,
   EngineFound,
   ExtentRef,
+  SessionHint,
   SessionStatus,
   StartRequest,
 } from "../engine/engine-api.ts";
 import type { CopyRow, EndedCopyRow, IntentTargetRow } from "../store/rows.ts";
 import type { Change, Store } from "../store/store.ts";
 import type { Context } from "./context.ts";
-import { checkCount, checkId, checkPace, refuseUnaligned, sessionNotFound } from "./copy-checks.ts";
+import { checkCount, checkDistinct, checkId, checkPace, refuseUnaligned, sessionNotFound } from "./copy-checks.ts";
 import { endEvent, firedEvent, phaseEvent } from "./copy-events.ts";
 import { COPY_COUNTER, CopyNumbers, type Taken } from "./copy-numbers.ts";
 import { compareRows, rowOf } from "./copy-rows.ts";
@@ -33,7 +34,9 @@ import { decide, type Intent, isRefusal, NO_INTENT, targetOf } from "./intents.t
 import type { NewEvent, Recorder } from "./journal.ts";
 import { CORRECTIONS_AT_ONCE } from "./limits.ts";
 import { copyId, parseCopyId } from "./names.ts";
+import { hintsOf, OutOfService } from "./out-of-service.ts";
 import { type Page, type PageRequest, pageOf } from "./pages.ts";
+import { PointOrder } from "./point-order.ts";
 
 export type {
   CopyFailure,
@@ -67,11 +70,10 @@ export class Copies {
   readonly #context: Context;
   readonly #live = new Map<string, SessionStatus>();
   readonly #ended = new EndedCopies();
+  readonly outOfService = new OutOfService();
   /** Sessions whose end the caller of an operation records, not the event. */
   readonly #awaited = new Map<string, EndedCopyRow | undefined>();
-  /** Points under way. What the engine tells meanwhile may be their consequence: its records wait, to come after theirs. */
-  #firing = 0;
-  #held: (() => void)[] = [];
+  readonly #order = new PointOrder();
   readonly #numbers = new CopyNumbers();
   #rowsAtStart: CopyRow[] = [];
   readonly #listeners = new Set<(session: SessionStatus) => void>();
@@ -88,20 +90,28 @@ export class Copies {
       this.#numbers.seen(number);
   }
 
+  /** What the rows know, for the start of the engine. */
+  get hints(): SessionHint[] {
+    return hintsOf(this.#rowsAtStart, this.#ended.rows);
+  }
+
   /** Takes over what the engine found when it started, and puts the rows right by it. METADATA_WRITE_FAILED. */
-  async adopt(found: Pick<EngineFound, "sessions" | "ended">): Promise<void> {
+  async adopt(found: Pick<EngineFound, "sessions" | "ended" | "outOfService">): Promise<void> {
     const { journal, clock } = this.#context;
     for (const { session, destinationUsable } of found.ended) {
       this.#numbers.seen(numberOf(session));
       if (this.#ended.has(numberOf(session))) this.#forget(session.id);
       else await this.#recordEnd(endedRowOf(session, destinationUsable), []);
     }
-    const corrections = compareRows(this.#rowsAtStart, found.sessions, this.#ended.rows, clock.nowMs());
+    const { rows, events } = this.outOfService.adopt(found.outOfService, this.#rowsAtStart);
+    for (const number of this.outOfService.numbers) this.#numbers.seen(number);
+    if (events.length > 0) await journal.commit([], events);
+    const corrections = compareRows(rows, found.sessions, this.#ended.rows, clock.nowMs());
     for (let at = 0; at < corrections.length; at += CORRECTIONS_AT_ONCE) {
       const some = corrections.slice(at, at + CORRECTIONS_AT_ONCE);
       await journal.commit(
         some.flatMap(({ changes }) => changes),
-        some.flatMap(({ events }) => events),
+        some.flatMap((correction) => correction.events),
       );
       for (const { ended } of some) if (ended !== undefined) this.#ended.add(ended);
     }
@@ -153,12 +163,7 @@ export class Copies {
     const before = await this.#doneBefore(intent, record);
     if (before !== undefined) return before;
     checkCount(ids.length, "ids");
-    if (new Set(ids).size !== ids.length)
-      throw new TidemarkError("INVALID_ARGUMENT", {
-        message: "a session is named twice",
-        hint: "name each session once",
-        field: "ids",
-      });
+    checkDistinct(ids);
     return this.#context.locks.run(this.#uidsOf(ids, "ids"), () => {
       const targets = ids.map((id) => targetOf(0, this.#live.get(id)));
       return this.#fire({ numbers: NO_NUMBERS, targets }, (engine) => engine.restartSessions(ids), record, intent);
@@ -211,6 +216,8 @@ export class Copies {
     const number = checkId(id, "id");
     const ended = this.#ended.get(number);
     if (ended !== undefined) return statusOfRow(ended);
+    const leftAlone = this.outOfService.get(number);
+    if (leftAlone !== undefined) return leftAlone;
     try {
       return await this.#context.engine.sessionStatus(id);
     } catch (error) {
@@ -228,7 +235,8 @@ export class Copies {
     request: PageRequest,
   ): Promise<Page<SessionStatus>> {
     const matches = this.#filter(filter.volume);
-    const live = (await this.#context.engine.sessions()).filter(({ phase }) => !isEnd(phase));
+    const there = [...(await this.#context.engine.sessions()), ...this.outOfService.sessions];
+    const live = there.filter(({ id, phase }) => !isEnd(phase) && !this.#ended.has(parseCopyId(id) ?? 0));
     const ids = new Set(live.map(({ id }) => id));
     const rows = filter.ended === "include" ? [...this.#ended.rows.values()] : [];
     const ended = rows.map(statusOfRow).filter(({ id }) => !ids.has(id));
@@ -268,12 +276,12 @@ export class Copies {
       if (this.#ended.has(numberOf(event.session))) return;
       this.#live.set(event.session.id, event.session);
       const told = phaseEvent(before, event.session);
-      if (told !== undefined) this.#afterPoints(() => this.#recordPhase(event.session, told));
+      if (told !== undefined) this.#order.record(event.session, () => this.#recordPhase(event.session, told));
       this.#tell(event.session);
     } else if (event.type === "session.ended") {
       const row = endedRowOf(event.session, event.destinationUsable);
       if (this.#awaited.has(event.session.id)) this.#awaited.set(event.session.id, row);
-      else this.#recordEndLater(row);
+      else this.#recordEndLater(event.session, row);
       this.#tell(event.session);
     }
   }
@@ -288,16 +296,17 @@ export class Copies {
     const { engine, journal } = this.#context;
     let sessions: SessionStatus[];
     let recorded: Promise<void>;
-    this.#firing++;
+    this.#order.begin();
     try {
       sessions = await this.#fireIntended(planned, () => fire(engine), intent);
+      this.#order.fired(sessions);
       const live = sessions.filter((session) => !this.#ended.has(numberOf(session)));
       for (const session of live) this.#live.set(session.id, session);
       const rows = live.map((session): Change => ({ table: "copies", put: rowOf(session) }));
       recorded = journal.keep([...rows, ...record(sessions)], sessions.map(firedEvent));
     } finally {
       // Events get their numbers when they are handed to the journal: the point's have theirs by now.
-      if (--this.#firing === 0) for (const held of this.#held.splice(0)) held();
+      this.#order.end();
     }
     await recorded;
     for (const session of sessions) this.#tell(session);
@@ -375,6 +384,7 @@ export class Copies {
 
   async #numbersBefore({ earlier }: Intent): Promise<readonly number[] | undefined> {
     if (earlier === undefined) return undefined;
+    this.outOfService.refuseUndecided(earlier);
     const sessions = earlier.done ? [] : await this.#context.engine.sessions();
     return decide(earlier, { sessions, ended: this.#ended.rows, hasVolume: () => true });
   }
@@ -390,12 +400,6 @@ export class Copies {
     );
   }
 
-  /** Now, or behind the points that are under way. */
-  #afterPoints(record: () => void): void {
-    if (this.#firing > 0) this.#held.push(record);
-    else record();
-  }
-
   /** Records a change of phase that no operation waits for. */
   #recordPhase(session: SessionStatus, event: NewEvent): void {
     const gone = this.#ended.has(numberOf(session));
@@ -409,9 +413,9 @@ export class Copies {
   }
 
   /** The same for an end that nobody waits for: behind the points under way, because it may be one of theirs. */
-  #recordEndLater(row: EndedCopyRow): void {
+  #recordEndLater(session: SessionStatus, row: EndedCopyRow): void {
     const end = this.#rememberEnd(row);
-    this.#afterPoints(() => void this.#context.journal.keep(end.changes, end.events, end.stored));
+    this.#order.record(session, () => void this.#context.journal.keep(end.changes, end.events, end.stored));
   }
 
   #rememberEnd(row: EndedCopyRow): { changes: Change[]; events: NewEvent[]; stored: () => void } {
@@ -450,6 +454,7 @@ export class Copies {
       checkId(id, field);
       const session = this.#live.get(id);
       if (session !== undefined) return [session.source.volumeUid, session.destination.volumeUid];
+      this.outOfService.refuse(id);
       throw sessionNotFound(id, field, this.#ended.get(parseCopyId(id) ?? 0));
     });
   }

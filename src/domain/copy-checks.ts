@@ -25,6 +25,16 @@ export function checkCount(count: number, field: string): void {
   });
 }
 
+/** INVALID_ARGUMENT. */
+export function checkDistinct(ids: readonly string[]): void {
+  if (new Set(ids).size === ids.length) return;
+  throw new TidemarkError("INVALID_ARGUMENT", {
+    message: "a session is named twice",
+    hint: "name each session once",
+    field: "ids",
+  });
+}
+
 export function checkPace(pace: number): number {
   if (pace >= PACE_MIN && pace <= PACE_MAX) return pace;
   throw new TidemarkError("INVALID_ARGUMENT", {

@@ -1,4 +1,5 @@
 /** Events of copies: what the box says of points, changes of phase, ends, and what a start has put right. */
+import type { ErrorRecord } from "../base/errors.ts";
 import type { SessionStatus } from "../engine/engine-api.ts";
 import type { CopyRow, EndedCopyRow } from "../store/rows.ts";
 import type { NewEvent } from "./journal.ts";
@@ -91,6 +92,16 @@ export function lostEvent(row: CopyRow): NewEvent {
     subject: copyId(row.number),
     message: `${pairOf(row)}: its files are gone or damaged; do not rely on ${row.destination.name}, start the copy again`,
     attributes: { ...attributesOf(row), generation: String(row.generation), pointMs: String(row.pointMs) },
+  };
+}
+
+/** A session that this run leaves alone. */
+export function outOfServiceEvent(id: string, session: SessionStatus | undefined, { detail }: ErrorRecord): NewEvent {
+  return {
+    type: "copy.out-of-service",
+    subject: id,
+    message: `${session ? `${pairOf(session)}: ` : ""}${detail.message}; ${detail.hint ?? ""}`,
+    attributes: { ...(session && attributesOf(session)), ...detail.metadata },
   };
 }
 

@@ -1,4 +1,5 @@
 /** Diagnose: looks for what does not work or may go wrong, and says what to do about it. Gravest first. */
+import type { TidemarkError } from "../base/errors.ts";
 import type { Context } from "./context.ts";
 import type { Copies } from "./copies.ts";
 import type { Exports } from "./exports.ts";
@@ -27,19 +28,38 @@ const FREE_PART_MIN = 0.1;
 const NODE_MAJOR_MIN = 20;
 const GRAVITY = { error: 0, warning: 1, info: 2 } as const;
 
-export async function diagnose(
-  context: Context,
-  parts: { readonly volumes: Volumes; readonly exports: Exports; readonly copies: Copies },
-  environment: Environment,
-): Promise<Finding[]> {
+export interface DiagnosedParts {
+  readonly volumes: Volumes;
+  readonly exports: Exports;
+  readonly copies: Copies;
+  /** Why the state does not know the newest changes of the database (binding.ts). */
+  readonly lag: TidemarkError | undefined;
+}
+
+export async function diagnose(context: Context, parts: DiagnosedParts, environment: Environment): Promise<Finding[]> {
   const findings = [
     ...(await volumeFindings(context)),
     ...exportFindings(parts.exports),
     ...copyFindings(parts.copies),
+    ...lagFindings(parts.lag),
     ...(await spaceFindings(context)),
     ...environmentFindings(environment),
   ];
   return findings.sort((a, b) => GRAVITY[a.severity] - GRAVITY[b.severity]);
+}
+
+function lagFindings(lag: TidemarkError | undefined): Finding[] {
+  if (lag === undefined) return [];
+  const { message, hint = "look after the disk under the data directory" } = lag.detail;
+  return [
+    {
+      severity: "warning",
+      check: "database-not-recorded",
+      subject: "",
+      message: `the state does not know the newest changes of the database, so their loss would not be noticed: ${message}`,
+      remedy: `${hint}; if it lasts, start the daemon again`,
+    },
+  ];
 }
 
 async function volumeFindings({ catalog, engine }: Context): Promise<Finding[]> {
@@ -67,7 +87,7 @@ function exportFindings(exports: Exports): Finding[] {
       check: "export-unavailable",
       subject: name,
       message: `the export is not offered: ${reason}`,
-      remedy: `bring its volume back, then: tidemark volume reopen; or tidemark export remove ${name}`,
+      remedy: `bring its volume back, as is said of it here; or tidemark export remove ${name}`,
     }),
   );
   if (exports.serverUri !== "") return findings;
@@ -82,7 +102,16 @@ function exportFindings(exports: Exports): Finding[] {
 }
 
 function copyFindings(copies: Copies): Finding[] {
-  return copies.failed().map(
+  const leftAlone = copies.outOfService.reasons.map(
+    ({ id, failure }): Finding => ({
+      severity: "error",
+      check: "copy-out-of-service",
+      subject: id,
+      message: failure.detail.message,
+      remedy: failure.detail.hint ?? "start the daemon again",
+    }),
+  );
+  const failed = copies.failed().map(
     (session): Finding => ({
       severity: "error",
       check: "copy-failed",
@@ -91,6 +120,7 @@ function copyFindings(copies: Copies): Finding[] {
       remedy: `mend the cause, then tidemark copy restart ${session.id}, or cancel it`,
     }),
   );
+  return [...leftAlone, ...failed];
 }
 
 async function spaceFindings({ paths, rules }: Context): Promise<Finding[]> {

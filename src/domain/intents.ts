@@ -44,6 +44,11 @@ export interface Existing {
   readonly hasVolume: (uid: string) => boolean;
 }
 
+/** What cannot be decided in this run. */
+export interface Undecided {
+  concerns(row: IntentRow): boolean;
+}
+
 export class Intents {
   readonly #clock: Clock;
   readonly #rows = new Map<string, IntentRow>();
@@ -80,11 +85,11 @@ export class Intents {
   }
 
   /** Decides what earlier runs have left. The changes are to be committed before anything else happens. */
-  decideAll(existing: Existing): readonly Change[] {
+  decideAll(existing: Existing, undecided: Undecided): readonly Change[] {
     const oldestMs = this.#clock.nowMs() - REQUEST_ID_KEPT_MS;
     return [...this.#rows.values()].flatMap((row): readonly Change[] => {
       if (row.begunMs < oldestMs) return this.remove(row.id);
-      if (row.done) return [];
+      if (row.done || undecided.concerns(row)) return [];
       const sessions = decide(row, existing);
       if (sessions === undefined) return this.remove(row.id);
       const done: IntentRow = { ...row, done: true, sessions };

@@ -48,6 +48,7 @@ export type EventType =
   | "copy.adopted"
   | "copy.corrected"
   | "copy.lost"
+  | "copy.out-of-service"
   | "engine.trouble"
   | "metadata.damaged"
   | "metadata.repaired";

@@ -36,9 +36,11 @@ interface CopyRows {
 
 /** What the engine's files say of copies. */
 export interface CopyFiles {
-  readonly sessions: readonly { readonly id: string; readonly generation: number }[];
+  readonly sessions: readonly { readonly id: string; readonly generation: number | undefined }[];
   /** Over, and perhaps not recorded yet. */
   readonly endedIds: readonly string[];
+  /** Of which not everything could be looked at: nothing is said of them. */
+  readonly outOfServiceIds: readonly string[];
 }
 
 const TOGETHER =
@@ -90,14 +92,16 @@ export function checkCopies({ copies }: CheckedRows, state: CopyFiles): Metadata
     const number = parseCopyId(id) ?? 0;
     const row = rows.get(number);
     rows.delete(number);
+    if (state.outOfServiceIds.includes(id)) continue;
     if (number > copies.lastNumber) findings.push(olderDatabase(id, copies.lastNumber));
     else if (copies.ended.has(number)) findings.push(olderState(id, `copy ${id} is over`, "that it is not"));
-    else if (row !== undefined && row.generation > generation)
+    else if (row !== undefined && generation !== undefined && row.generation > generation)
       findings.push(olderState(id, `copy ${id} has run ${row.generation} times`, `${generation} times`));
   }
   for (const number of rows.keys()) {
     const id = copyId(number);
-    if (!copies.ended.has(number) && !state.endedIds.includes(id)) findings.push(lostFiles(id));
+    const elsewhere = state.endedIds.includes(id) || state.outOfServiceIds.includes(id);
+    if (!copies.ended.has(number) && !elsewhere) findings.push(lostFiles(id));
   }
   return findings;
 }

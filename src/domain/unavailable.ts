@@ -13,6 +13,7 @@ export function unavailable(name: string, row: VolumeRow, failure: ErrorRecord):
 
 /** The engine's hints are for a path that somebody wants to register; what is registered has to come back as it was. */
 export function unavailableHint(name: string, row: VolumeRow, failure: ErrorRecord | undefined): string {
+  if (failure?.code === "OUT_OF_SERVICE") return failure.detail.hint ?? "start the daemon again";
   const reopen = `tidemark volume reopen ${name}`;
   if (failure?.code === "PATH_NOT_FOUND")
     return `bring ${row.path} back with its content (a new file there would be taken for it), then: ${reopen}; to give it up: tidemark volume delete ${name}`;

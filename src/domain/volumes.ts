@@ -195,9 +195,10 @@ export class Volumes {
 
   /** Finishes a shrinking resize that a crash interrupted, when the engine runs. */
   async reconcileSizes(): Promise<void> {
-    const { catalog, report } = this.#context;
+    const { catalog, engine, report } = this.#context;
     for (const row of catalog.volumes()) {
-      if (row.resizingToBytes === 0) continue;
+      // Of one that is away nobody can say how large it is: its intent stays.
+      if (row.resizingToBytes === 0 || !(await engine.volumeStatus(row.uid)).online) continue;
       const request = { name: catalog.nameOf(row), sizeBytes: row.resizingToBytes, shrink: "allow" as const };
       await this.resize(request, () => []).catch((error) =>
         report(`resize of ${request.name} was not finished`, error),
@@ -277,11 +278,12 @@ export class Volumes {
     const row = this.#present(uid, request.name);
     const name = catalog.nameOf(row);
     this.#refuseExported(row, "resized");
+    refuseOutOfService(name, await engine.volumeStatus(uid));
     if (request.sizeBytes !== 0) checkSize(request.sizeBytes);
     const target = request.sizeBytes === 0 ? (await paths.look(row.path))?.sizeBytes : request.sizeBytes;
     const shrinks = target !== undefined && target < row.sizeBytes;
     if (shrinks && request.shrink === "refuse") throw shrinkRefused(name, row.sizeBytes, target);
-    if (shrinks && request.sizeBytes !== 0) {
+    if (shrinks && request.sizeBytes !== 0 && !(await this.#hasCopies(uid))) {
       // A crash after the file was cut leaves a volume that is larger than its file: the row says that it was meant.
       const intent = { ...row, resizingToBytes: target };
       await journal.commit([{ table: "volumes", put: intent }], []);
@@ -306,6 +308,12 @@ export class Volumes {
     await journal.commit([{ table: "volumes", put: resized }, ...record(view)], [event]);
     catalog.putVolume(resized);
     return view;
+  }
+
+  /** Then the engine refuses; a start that found the intent would take its copies for misplaced. No copy begins meanwhile. */
+  async #hasCopies(uid: string): Promise<boolean> {
+    const sessions = await this.#context.engine.sessions();
+    return sessions.some(({ source, destination }) => source.volumeUid === uid || destination.volumeUid === uid);
   }
 
   async #restore(row: VolumeRow): Promise<void> {
@@ -406,6 +414,13 @@ export class Volumes {
     if (meant || (row.state === "creating" && row.createdByBox && untouched)) await engine.removeFile(row.path);
     else report(`${row.path} was left by an interrupted creation and holds data`, undefined);
   }
+}
+
+/** Before an intent is written that could not be withdrawn for certain. OUT_OF_SERVICE. */
+function refuseOutOfService(name: string, { failure }: VolumeStatus): void {
+  if (failure?.code !== "OUT_OF_SERVICE") return;
+  const { detail } = failure;
+  throw new TidemarkError("OUT_OF_SERVICE", { ...detail, message: `volume ${name} is ${detail.message}` });
 }
 
 /** The device did not answer in time: nobody can say yet what has been done. */

@@ -59,7 +59,8 @@ export class Watches {
           saidMs = nowMs;
           yield session;
         }
-        if (isEnd(session.phase) || (session.phase !== "copying" && options.until === "copied")) return;
+        const still = session.phase !== "copying" || session.failure !== undefined; // out of service: it will not end
+        if (isEnd(session.phase) || (still && options.until === "copied")) return;
         const untilBeatMs = Math.max(1, saidMs + WATCH_BEAT_MS - this.#clock.monotonicMs());
         await wait.forChange(session.phase === "copying" ? Math.min(WATCH_PROGRESS_MS, untilBeatMs) : untilBeatMs);
       }

@@ -26,6 +26,14 @@ export interface EngineConfig {
   /** Directory that holds `volumes/`, `sessions/` and the points log; it exists and is locked by the caller. */
   readonly stateDirectory: string;
   readonly volumes: readonly VolumeSpec[];
+  /** Copies that the domain knows: asked only for those whose files must not be opened. */
+  readonly sessions?: readonly SessionHint[];
+}
+
+/** What a session has to do with. */
+export interface SessionHint {
+  readonly id: string;
+  readonly volumeUids: readonly string[];
 }
 
 /** A volume as the domain knows it. `uid` is the key everywhere in the engine. */
@@ -228,10 +236,25 @@ export interface EngineFound {
   readonly sessions: SessionStatus[];
   /** Sessions that had ended in an earlier run and were not forgotten. */
   readonly ended: EndedSession[];
+  readonly outOfService: OutOfServiceSession[];
+}
+
+/**
+ * A session that this run leaves alone: a state file of it, or of something that sessions connect it with, must not be opened.
+ * Its volumes are not online; their failure is OUT_OF_SERVICE, too.
+ */
+export interface OutOfServiceSession {
+  readonly id: string;
+  readonly failure: ErrorRecord;
+  /** As its files say, as far as they could be read: not what is copied, and whether all of it is. */
+  readonly session: SessionStatus | undefined;
 }
 
 export interface EngineApi {
-  /** Opens volumes (one that cannot be opened is left offline, with its reason), loads sessions, resumes copying. */
+  /**
+   * Opens volumes (one that cannot be opened is left offline, with its reason), loads sessions, resumes copying. What has to do
+   * with a state file that must not be opened is OUT_OF_SERVICE until the next start: commands on it are refused with that.
+   */
   start(config: EngineConfig): Promise<EngineFound>;
   /** Drains, makes everything durable, closes everything. Idempotent. */
   stop(): Promise<void>;

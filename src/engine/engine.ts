@@ -47,7 +47,7 @@ import type {
   VolumeSpec,
   VolumeStatus,
 } from "./engine-api.ts";
-import { storeStamps } from "./foreign-writes.ts";
+import { storeCleanStop } from "./foreign-writes.ts";
 import { Exports } from "./io/exports.ts";
 import { VolumeTarget } from "./io/volume-target.ts";
 import { loadCore } from "./map/core.ts";
@@ -133,14 +133,16 @@ class Engine implements LocalEngine {
       identityOf: given.identityOf ?? identityOf,
     };
     const volumes = new VolumeSet({ ports, emit });
-    const sessions = await recover({ ports, volumes, emit, specs: config.volumes }).catch(async (error: unknown) => {
+    const recovery = { ports, volumes, emit, specs: config.volumes, hints: config.sessions ?? [] };
+    const { sessions, outOfService } = await recover(recovery).catch(async (error: unknown) => {
       await ports.mover.close();
       throw error;
     });
     system.setReadMode("threads");
     this.#failStop.arm();
     this.#running = { ports, volumes, sessions, scrubber: new Scrubber({ ports, volumes, sessions }) };
-    const found = { volumes: volumes.statuses(), sessions: sessions.statuses(), ended: sessions.ended.list() };
+    const ended = sessions.ended.list();
+    const found = { volumes: volumes.statuses(), sessions: sessions.statuses(), ended, outOfService };
     sessions.resume();
     return found;
   }
@@ -157,7 +159,8 @@ class Engine implements LocalEngine {
     const report = await sessions.stop();
     const stamps = await volumes.close(report);
     // Last, and only when everything before it is durable.
-    if (report.failures.length === 0) await storeStamps(ports.files, stamps).catch((error) => report.add(error));
+    if (report.failures.length === 0)
+      await storeCleanStop(ports.files, stamps, report.logEnds).catch((error) => report.add(error));
     await endedWithin(this.#clock, STOP_COPIERS_MS, [ports.mover.close()]);
     this.#failStop.end();
     if (report.error) throw report.error;
@@ -192,7 +195,7 @@ class Engine implements LocalEngine {
 
   async takeBackVolume(spec: VolumeSpec): Promise<VolumeStatus> {
     const { volumes } = this.#parts();
-    await volumes.openOrKeep([spec]);
+    await volumes.takeBack(spec);
     return volumes.status(spec.uid);
   }
 

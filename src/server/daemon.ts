@@ -1,19 +1,26 @@
 /**
  * Daemon: the box's life from an empty directory to an answering API, and back.
  *
- * Order: lock the data directory, store, engine thread, box (recovery, NBD, exports), API last, so that whoever gets an
+ * Order: lock the data directory, store, its binding to the state, engine thread, box (recovery, NBD, exports), API last, so that whoever gets an
  * answer gets it from a complete box. The way back is the reverse.
  */
 import { readFileSync } from "node:fs";
+import { cp, mkdtemp, rm } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
 import type { ServerInterceptor } from "@grpc/grpc-js";
 import type { Logger } from "pino";
 import { systemClock, systemRandom } from "../base/clock.ts";
 import { TidemarkError } from "../base/errors.ts";
+import { bindDatabase, requireMatch } from "../domain/binding.ts";
 import { Box } from "../domain/box.ts";
 import { systemPaths } from "../domain/paths.ts";
 import { native } from "../engine/device/native.ts";
+import type { StateFiles } from "../engine/durable/state-files.ts";
+import { systemStateFiles } from "../engine/durable/system-state-files.ts";
 import { type EngineClient, type EngineExit, startEngineThread } from "../engine/worker/engine-client.ts";
 import { openLevelStore } from "../store/leveldb/leveldb.ts";
+import { checkLogs } from "../store/leveldb/log-check.ts";
 import type { Store } from "../store/store.ts";
 import { addressText } from "./addresses.ts";
 import { type GrpcServer, startGrpcServer } from "./grpc-server.ts";
@@ -81,12 +88,18 @@ async function openAll(
   const defaults = defaultAddresses(directory.run);
   const nbd = options.nbd ?? defaults.nbd;
   await requireDatabase(directory);
-  const store = await openLevelStore(directory.database).catch(async (error: unknown) => {
+  const report = (what: string, error: unknown) => log.error({ err: error }, what);
+  const files = systemStateFiles(directory.engine);
+  if ((await checkLogs(directory.database)) === "torn") await tryCopy(directory, files, report);
+  const database = await openLevelStore(directory.database).catch(async (error: unknown) => {
     const locked = error instanceof TidemarkError && error.code === "STATE_DIRECTORY_LOCKED";
     throw locked ? await lockedBy(directory.path) : error;
   });
+  opened.store = database;
+  if ((await database.list("copies", { limit: 1 })).length > 0) await requireState(directory);
+  // Before the engine: what has no row in a database that has lost some would have failed, durably.
+  const store = await bindDatabase(database, files, report);
   opened.store = store;
-  if ((await store.list("copies", { limit: 1 })).length > 0) await requireState(directory);
   const engine = startEngineThread();
   opened.engine = engine;
   engine.onExit((exit) => {
@@ -94,11 +107,12 @@ async function openAll(
   });
   const box = await Box.start({
     store,
+    binding: store,
     engine,
     clock: systemClock,
     random: systemRandom,
     paths: systemPaths,
-    report: (what, error) => log.error({ err: error }, what),
+    report,
     number: options.boxNumber,
     dataDirectory: directory.path,
     stateDirectory: directory.engine,
@@ -125,6 +139,40 @@ async function openAll(
   );
   opened.server = server;
   return { box, server };
+}
+
+/**
+ * A log without its end, as a kill or power failure may leave it: opening cuts it for good, so whatever refuses the start then
+ * is found in a copy first, if there is room for one.
+ */
+async function tryCopy(
+  { path, database }: StateDirectory,
+  files: StateFiles,
+  report: (what: string, error: unknown) => void,
+): Promise<void> {
+  const temporary = await copyOf(database).catch((error: unknown) => report("db could not be tried in a copy", error));
+  if (temporary === undefined) return;
+  try {
+    const store = await openLevelStore(join(temporary, "db"));
+    await requireMatch(store, files).finally(() => store.close());
+  } catch (error) {
+    if (!(error instanceof TidemarkError)) throw error;
+    const message = error.detail.message.replaceAll(temporary, path);
+    throw new TidemarkError(error.code, { ...error.detail, message }, { cause: error });
+  } finally {
+    await rm(temporary, { recursive: true, force: true });
+  }
+}
+
+async function copyOf(database: string): Promise<string> {
+  const temporary = await mkdtemp(join(tmpdir(), "tidemark-start-"));
+  try {
+    await cp(database, join(temporary, "db"), { recursive: true });
+    return temporary;
+  } catch (error) {
+    await rm(temporary, { recursive: true, force: true });
+    throw error;
+  }
 }
 
 /** Closes what is open, last opened first; goes on after a failure and throws the first one. */

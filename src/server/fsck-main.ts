@@ -7,7 +7,7 @@ import { asTidemarkError } from "../base/errors.ts";
 import type { MetadataFinding } from "../gen/tidemark/v1/box.ts";
 import { toMetadataFinding } from "./convert.ts";
 import { ERROR_TABLE } from "./error-table.ts";
-import { type FsckReport, fsck } from "./fsck.ts";
+import { type FsckAction, type FsckReport, fsck } from "./fsck.ts";
 
 export interface FsckAnswer extends Omit<FsckReport, "findings"> {
   readonly findings: readonly MetadataFinding[];
@@ -24,7 +24,7 @@ export interface FsckRefusal {
 
 export async function main(
   dataDirectory: string,
-  action: "look" | "repair",
+  action: FsckAction,
 ): Promise<{ readonly answer: FsckAnswer } | { readonly refusal: FsckRefusal }> {
   try {
     const report = await fsck(dataDirectory, action);

@@ -45,7 +45,9 @@ export async function openStateDirectory(given: string, lock: LockFile | undefin
     return { path, ...parts, release: () => held.close() };
   } catch (error) {
     await file?.close();
-    throw error instanceof TidemarkError ? error : invalid(given, error);
+    throw error instanceof TidemarkError
+      ? error
+      : invalid(given, error, "name a directory that the daemon's user owns, or one that does not exist yet");
   }
 }
 
@@ -69,7 +71,13 @@ export async function lockStateDirectory(given: string, lock: LockFile | undefin
     return { path, ...parts, release: () => held.close() };
   } catch (error) {
     await file?.close();
-    throw error instanceof TidemarkError ? error : invalid(given, error);
+    throw error instanceof TidemarkError
+      ? error
+      : invalid(
+          given,
+          error,
+          "name the directory that `tidemark serve` was given with --data, as a user who may write in it",
+        );
   }
 }
 
@@ -109,7 +117,8 @@ async function makeDirectory(path: string): Promise<void> {
  */
 export async function requireDatabase({ path, database, engine }: StateDirectory): Promise<void> {
   if (await exists(join(database, "CURRENT"))) return;
-  if (!(await hasEntries(join(engine, "sessions"))) && !(await hasEntries(join(engine, "volumes")))) return;
+  const isNew = !(await hasEntries(join(engine, "sessions"))) && !(await hasEntries(join(engine, "volumes")));
+  if (isNew && !(await exists(join(engine, "box")))) return;
   throw tornApart(`${database} is missing or empty, but ${engine} holds the state of a box`, path, database);
 }
 
@@ -162,13 +171,13 @@ export async function lockedBy(
   });
 }
 
-function invalid(path: string, error: unknown): TidemarkError {
+function invalid(path: string, error: unknown, hint: string): TidemarkError {
   const reason = error instanceof Error ? error.message : String(error);
   return new TidemarkError(
     "STATE_DIRECTORY_INVALID",
     {
       message: `${path} cannot be used as the data directory: ${reason}`,
-      hint: "name a directory that the daemon's user owns, or one that does not exist yet",
+      hint,
       metadata: { path },
     },
     { cause: error },

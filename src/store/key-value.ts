@@ -20,6 +20,8 @@ export interface KeyRange {
 
 export interface KeyValue {
   get(key: string): Promise<Uint8Array | undefined>;
+  /** In the order of `keys`. */
+  getMany(keys: readonly string[]): Promise<(Uint8Array | undefined)[]>;
   entries(range: KeyRange): AsyncIterable<[key: string, value: Uint8Array]>;
   batch(changes: readonly KeyValueChange[]): Promise<void>;
   /** Takes up writing again after a failed batch. METADATA_WRITE_FAILED while that cannot be done. */

@@ -12,6 +12,9 @@ export function tableRange(table: string): { readonly after: string; readonly be
   return { after: `!${table}!`, before: `!${table}"` };
 }
 
+/** Range that holds every key of every table. */
+export const EVERY_KEY = { after: "!", before: "\uffff" };
+
 export function storeKey(table: string, key: string | number): string {
   return `!${table}!${typeof key === "number" ? paddedNumber(key) : key}`;
 }

@@ -7,9 +7,9 @@
  */
 import { TidemarkError } from "../base/errors.ts";
 import * as wire from "../gen/tidemark/store/v1/store.ts";
-import { corruptValue, openValue, sealValue } from "./envelope.ts";
+import { corruptValue, isFirstFormat, openValue, sealValue } from "./envelope.ts";
 import type { KeyValue, KeyValueChange } from "./key-value.ts";
-import { storeKey, tableRange } from "./keys.ts";
+import { EVERY_KEY, storeKey } from "./keys.ts";
 
 /** What turns version `n` into `n + 1`: changes computed from the store as it is. */
 export type Migration = (from: KeyValue) => Promise<readonly KeyValueChange[]>;
@@ -20,11 +20,12 @@ export interface Schema {
   readonly migrations: ReadonlyMap<number, Migration>;
 }
 
-export const SCHEMA: Schema = { version: 1, migrations: new Map() };
+/** Version 2: another checksum in the envelope, and the tally. Stores of version 1 were never released: they are refused. */
+export const SCHEMA: Schema = { version: 2, migrations: new Map() };
 
 export const SCHEMA_KEY = storeKey("schema", "version");
 
-/** Checks and, where needed, lifts the schema. SCHEMA_TOO_NEW, METADATA_CORRUPT. */
+/** Checks and, where needed, lifts the schema. SCHEMA_TOO_NEW, STATE_DIRECTORY_INVALID (too old), METADATA_CORRUPT. */
 export async function settleSchema(engine: KeyValue, schema: Schema): Promise<void> {
   const value = await engine.get(SCHEMA_KEY);
   if (value === undefined) {
@@ -32,6 +33,7 @@ export async function settleSchema(engine: KeyValue, schema: Schema): Promise<vo
     await engine.batch([versionChange(schema.version)]);
     return;
   }
+  if (isFirstFormat(SCHEMA_KEY, value)) throw tooOld(1, schema.version);
   const found = versionIn(openValue(SCHEMA_KEY, value));
   if (found > schema.version)
     throw new TidemarkError("SCHEMA_TOO_NEW", {
@@ -44,6 +46,14 @@ export async function settleSchema(engine: KeyValue, schema: Schema): Promise<vo
     if (migration === undefined) throw corruptValue(SCHEMA_KEY, `version ${version} is unknown`);
     await engine.batch([...(await migration(engine)), versionChange(version + 1)]);
   }
+}
+
+function tooOld(found: number, known: number): TidemarkError {
+  return new TidemarkError("STATE_DIRECTORY_INVALID", {
+    message: `the data directory has schema version ${found}, which this program (version ${known}) cannot read any more`,
+    hint: "use the program that wrote it, or start with another data directory and register the volumes again",
+    metadata: { found: String(found), known: String(known) },
+  });
 }
 
 function versionIn(body: Uint8Array): number {
@@ -60,7 +70,6 @@ function versionChange(version: number): KeyValueChange {
 }
 
 async function isEmpty(engine: KeyValue): Promise<boolean> {
-  const range = { after: tableRange("").after.slice(0, 1), before: "\uffff", reverse: false, limit: 1 };
-  for await (const _ of engine.entries(range)) return false;
+  for await (const _ of engine.entries({ ...EVERY_KEY, reverse: false, limit: 1 })) return false;
   return true;
 }

@@ -12,6 +12,7 @@
  */
 import type { TidemarkError } from "../base/errors.ts";
 import type { KeyOf, Rows, TableName } from "./rows.ts";
+import type { Examination, Tally } from "./tally.ts";
 
 export type { KeyOf, Rows, TableName } from "./rows.ts";
 
@@ -47,4 +48,12 @@ export interface Store {
   commit(changes: readonly Change[]): Promise<void>;
   /** Waits for commits under way. Idempotent. */
   close(): Promise<void>;
+}
+
+/** A store that can say whether anything of it is missing. */
+export interface TalliedStore extends Store {
+  /** As of the newest batch that is durable. METADATA_CORRUPT when that is not known. */
+  readonly tally: Tally;
+  /** Reads everything: whether it is what the batches have left. Not while commits are under way. */
+  examine(): Promise<Examination>;
 }

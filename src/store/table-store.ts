@@ -12,28 +12,44 @@ import { storeKey, tableRange } from "./keys.ts";
 import { COMMIT_CHANGES_MAX, LIST_ROWS_MAX, VALUE_BYTES_MAX } from "./limits.ts";
 import type { KeyOf, Rows, TableName } from "./rows.ts";
 import { SCHEMA, type Schema, settleSchema } from "./schema.ts";
-import type { Change, InspectedRow, ListOptions, Store } from "./store.ts";
+import type { Change, InspectedRow, ListOptions, TalliedStore } from "./store.ts";
 import { TABLES } from "./tables.ts";
+import { type Examination, TalliedEngine, type Tally } from "./tally.ts";
 
-export class TableStore implements Store {
-  readonly #engine: KeyValue;
+export class TableStore implements TalliedStore {
+  readonly #engine: TalliedEngine;
   readonly #commits: CommitLine;
   #closing: Promise<void> | undefined;
 
-  private constructor(engine: KeyValue) {
+  private constructor(engine: TalliedEngine) {
     this.#engine = engine;
     this.#commits = new CommitLine(engine);
   }
 
-  /** Settles the schema, then opens. Closes the engine when it throws: SCHEMA_TOO_NEW, METADATA_CORRUPT. */
+  /**
+   * Settles the schema, then opens. Closes the engine when it throws: SCHEMA_TOO_NEW, STATE_DIRECTORY_INVALID, METADATA_CORRUPT.
+   * Whether rows are damaged or missing says `examine`.
+   */
   static async open(engine: KeyValue, schema: Schema = SCHEMA): Promise<TableStore> {
     try {
-      await settleSchema(engine, schema);
+      const tallied = await TalliedEngine.open(engine);
+      await settleSchema(tallied, schema);
+      return new TableStore(tallied);
     } catch (error) {
       await engine.close();
       throw error;
     }
-    return new TableStore(engine);
+  }
+
+  /** What the store holds, as of the newest batch. METADATA_CORRUPT when that is not known. */
+  get tally(): Tally {
+    return this.#engine.tally;
+  }
+
+  /** Reads everything: whether it is what the batches have left. Not while commits are under way. */
+  examine(): Promise<Examination> {
+    this.#refuseClosed();
+    return this.#engine.examine();
   }
 
   async get<T extends TableName>(table: T, key: KeyOf<T>): Promise<Rows[T] | undefined> {

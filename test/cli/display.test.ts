@@ -59,6 +59,16 @@ test("a failed copy says why", (t) => {
   t.is(phaseWord(failed), "failed(bad sector)");
 });
 
+test("a copy that is out of service says so, and claims no progress", (t) => {
+  for (const [phase, word] of [
+    [CopyPhase.COPYING, "copying(out of service)"],
+    [CopyPhase.TRACKING, "tracking(out of service)"],
+  ] as const) {
+    const copy = { ...copying, phase, failure: CopyFailure.OTHER };
+    t.deepEqual([phaseWord(copy), executeCell(copy), updateCell(copy)], [word, "", ""]);
+  }
+});
+
 test("rows that come one at a time stand under each other as far as their columns are wide", (t) => {
   const columns: Column<readonly string[]>[] = [
     { title: "TYPE", widthMin: 8, cell: (row) => row[0] ?? "" },

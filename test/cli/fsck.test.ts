@@ -2,6 +2,7 @@
 import { readdir, readFile, rm, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import test, { type ExecutionContext } from "ava";
+import { Level } from "level";
 import { RealBox } from "./real-box.ts";
 import { runTidemark } from "./run-tidemark.ts";
 
@@ -110,10 +111,44 @@ test("fsck: a database that is gone or damaged, and rows and files that do not b
   t.regex(database.stdout, /not repaired: the database does not say which volumes are registered/);
 });
 
+test("fsck: a lost superblock is one finding: the record in the copy's log is no older state", async (t) => {
+  const box = await boxWithCopy(t);
+  await box.stop();
+  await change(box, "state/sessions/c1/super", zeroed);
+  const { stdout } = await fsck(box, "--json");
+  t.deepEqual(
+    findingsOf(stdout).map(({ path }) => path),
+    ["state/sessions/c1/super"],
+    stdout,
+  );
+});
+
+test("fsck: a damaged row of db refuses the start; what it says of db cannot be accepted", async (t) => {
+  const box = await boxWithCopy(t);
+  await box.stop();
+  const key = "!volumes!";
+  const database = new Level<string, Uint8Array>(box.path("state/db"), { valueEncoding: "view" });
+  for await (const [name, value] of database.iterator({ gt: key, limit: 1 })) {
+    value[value.length - 1]! ^= 1;
+    await database.put(name, value);
+  }
+  await database.close();
+  const found = await fsck(box);
+  t.is(found.code, 1);
+  t.regex(found.stdout, /error: db: metadata !volumes!.* is damaged: its checksum is wrong/);
+  t.regex(found.stdout, /cost: the box does not start/);
+  const accept = await fsck(box, "--accept-database");
+  t.regex(accept.stdout, /not repaired: the database is damaged: it has to be restored first/);
+  t.regex(String(await t.throwsAsync(() => box.serve())), /metadata !volumes!.* is damaged/);
+  t.is((await fsck(box, "--accept-database", "--repair")).code, 2, "two steps");
+});
+
 test("fsck: what is no data directory is refused, and wrong options are", async (t) => {
   const nothing = await runTidemark(["fsck", "--data", "/nonexistent/box", "--json"]);
   t.is(nothing.code, 4);
   t.like(JSON.parse(nothing.stderr), { reason: "STATE_DIRECTORY_INVALID" });
+  t.regex(nothing.stderr, /name the directory that `tidemark serve` was given/);
+  t.notRegex(nothing.stderr, /does not exist yet/, "that is good for serve alone");
   const unnamed = await runTidemark(["fsck"], { env: { TIDEMARK_DATA: "" } });
   t.is(unnamed.code, 2);
   t.is((await runTidemark(["fsck", "--dta", "x"])).code, 2);

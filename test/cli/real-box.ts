@@ -5,9 +5,11 @@ import { mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { createInterface } from "node:readline";
+import { fileURLToPath } from "node:url";
 import type { ExecutionContext } from "ava";
 import { programArguments, type RunOptions, type RunResult, runTidemark, runTidemarkBytes } from "./run-tidemark.ts";
 
+const AS_NOBODY = fileURLToPath(new URL("../support/serve-as-nobody.ts", import.meta.url));
 const SERVING = /^tidemark: serving, address=(\S+), nbd=/;
 
 export class RealBox {
@@ -27,10 +29,12 @@ export class RealBox {
     return box;
   }
 
-  /** Starts the daemon; also again, after `kill`. */
-  async serve(): Promise<void> {
-    const { TIDEMARK_ADDRESS: _address, ...env } = process.env;
-    const args = [...programArguments(), "serve", "--data", join(this.directory, "state"), "--log-level", "warn"];
+  /** Starts the daemon; also again, after `kill`. `nobody`: as a user that may not do everything. */
+  async serve(user: "self" | "nobody" = "self"): Promise<void> {
+    const { TIDEMARK_ADDRESS: _address, ...inherited } = process.env;
+    const env = user === "self" ? inherited : { ...inherited, UV_THREADPOOL_SIZE: "32" }; // it would start itself anew
+    const program = user === "self" ? programArguments() : ["--import=tsx", AS_NOBODY];
+    const args = [...program, "serve", "--data", join(this.directory, "state"), "--log-level", "warn"];
     const child = spawn(process.execPath, args, { env, stdio: ["ignore", "pipe", "pipe"] });
     this.#child = child;
     child.stderr?.setEncoding("utf8").on("data", (text: string) => {

@@ -1,6 +1,7 @@
 /** CRC-32C: published vectors, the bitwise definition, and continuation over any split. */
 import test from "ava";
 import fc from "fast-check";
+import { smallCrc32c } from "../../src/base/crc32c.ts";
 import { crc32c, getCore, instantiateCore, loadCore } from "../../src/engine/map/core.ts";
 
 /** The definition: one bit at a time. */
@@ -103,6 +104,14 @@ test("bytes inside the core's memory are taken where they are", async (t) => {
   t.is(core.crc32c(buffer.bytes.subarray(5, 99_000)), core.crc32c(outside.subarray(5, 99_000)));
   t.is(buffer.crc32c(5, 98_995), core.crc32c(outside.subarray(5, 99_000)));
   t.is(buffer.crc32c(1000, 500, buffer.crc32c(0, 1000)), core.crc32c(outside.subarray(0, 1500)));
+});
+
+test("the plain code of the store computes the same", (t) => {
+  const bytes = noise(5000, 11);
+  t.is(smallCrc32c(Buffer.from("123456789")), 0xe3069283);
+  for (const length of [0, 1, 7, 8, 4095, 5000])
+    t.is(smallCrc32c(bytes.subarray(0, length)), crc32c(bytes.subarray(0, length)));
+  t.is(smallCrc32c(bytes.subarray(77), smallCrc32c(bytes.subarray(0, 77))), crc32c(bytes));
 });
 
 test("the thread's core is loaded once", async (t) => {

@@ -152,3 +152,31 @@ test("killed between the end of a plain copy and its record: it has completed, i
   await killable.settle();
   t.deepEqual(await killable.stateFiles.list("sessions"), []);
 });
+
+test("what is told of a run while the next point is under way is recorded before that point", async (t) => {
+  const killable = await KillableBox.make(t, 4);
+  const { copies } = killable.box;
+  await copies.start({ pairs: [{ source: "g1d3", destination: "g1d4" }], kind: "quickopc", pace: 0 }, () => []);
+  await killable.finish();
+  const [session] = await copies.start({ pairs, kind: "quickopc", pace: 0 }, () => []);
+  t.like(session, { id: "c2", phase: "copying" });
+  // The engine changes another copy, so that the next point of this one waits while its copying ends.
+  let goOn: () => void = () => undefined;
+  const slow = new Promise<void>((resolve) => {
+    goOn = resolve;
+  });
+  killable.stateFiles.intercept = ({ type, path }) => (type === "sync" && /c1.super/.test(path) ? slow : undefined);
+  const other = copies.setPace("c1", 3, () => []);
+  const again = copies.restart(["c2"], () => []);
+  await killable.finish();
+  t.deepEqual(killable.events("c2"), ["copy.started"], "it waits for the point");
+  killable.stateFiles.intercept = undefined;
+  goOn();
+  await Promise.all([other, again]);
+  await killable.finish();
+  t.is((await killable.engine.sessionStatus("c2")).generation, 2);
+  t.is((await killable.store.get("copies", 2))?.generation, 2, "the row is that of the run that is there");
+  t.deepEqual(killable.events("c2"), ["copy.started", "copy.copied", "copy.restarted", "copy.copied"]);
+  await killable.kill();
+  t.is(killable.events("c2").length, 4, "nothing had to be put right");
+});

@@ -63,13 +63,18 @@ test("rows that agree have no findings and say which volumes there are; an inter
       ["g1d2", 4096],
     ],
   );
-  t.deepEqual(checkCopies(rows, { sessions: [{ id: "c5", generation: 2 }], endedIds: [] }), []);
+  t.deepEqual(checkCopies(rows, { sessions: [{ id: "c5", generation: 2 }], endedIds: [], outOfServiceIds: [] }), []);
   t.deepEqual(
-    checkCopies(rows, { sessions: [{ id: "c5", generation: 3 }], endedIds: [] }),
+    checkCopies(rows, { sessions: [{ id: "c5", generation: 3 }], endedIds: [], outOfServiceIds: [] }),
     [],
     "fired, not recorded yet",
   );
-  t.deepEqual(checkCopies(rows, { sessions: [], endedIds: ["c5"] }), [], "over, not recorded yet");
+  t.deepEqual(
+    checkCopies(rows, { sessions: [{ id: "c5", generation: undefined }], endedIds: [], outOfServiceIds: [] }),
+    [],
+    "without its superblock nobody knows how often it has run",
+  );
+  t.deepEqual(checkCopies(rows, { sessions: [], endedIds: ["c5"], outOfServiceIds: [] }), [], "over, not recorded yet");
 });
 
 test("state and database of different times", async (t) => {
@@ -86,7 +91,7 @@ test("state and database of different times", async (t) => {
     { id: "c5", generation: 3 },
     { id: "c12", generation: 1 },
   ];
-  const findings = checkCopies(rows, { sessions, endedIds: [] });
+  const findings = checkCopies(rows, { sessions, endedIds: [], outOfServiceIds: [] });
   t.deepEqual(brief(findings), [
     "error stale state/sessions/c4 c4",
     "error stale state/sessions/c5 c5",

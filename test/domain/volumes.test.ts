@@ -1,7 +1,8 @@
 import { link, mkdir, open, rename, stat, symlink, truncate, unlink, writeFile } from "node:fs/promises";
 import test from "ava";
-import type { ErrorCode } from "../../src/base/errors.ts";
+import type { ErrorCode, TidemarkError } from "../../src/base/errors.ts";
 import type { VolumeRow } from "../../src/store/rows.ts";
+import { KillableBox } from "../support/killable-box.ts";
 import { BoxFixture, masterBootRecord, refusal } from "./box-fixture.ts";
 
 const page = { pageSize: 0, pageToken: "" };
@@ -242,6 +243,26 @@ for (const cut of ["before", "after"] as const)
     t.is((await stat(fixture.path("a.img"))).size, MiB);
   });
 
+test.serial(
+  "a shrinking resize that a crash interrupted is still meant when its file was away at the next start",
+  async (t) => {
+    const fixture = await BoxFixture.make(t);
+    await fixture.start();
+    const { row } = await fixture.create("a", 2 * MiB);
+    await fixture.stop();
+    await fixture.leave([{ table: "volumes", put: { ...row, resizingToBytes: MiB } }]);
+    await truncate(fixture.path("a.img"), MiB);
+    await rename(fixture.path("a.img"), fixture.path("away"));
+    const box = await fixture.start();
+    t.false((await box.volumes.get("g1d1")).status.online);
+    t.is((await box.volumes.get("g1d1")).row.resizingToBytes, MiB);
+    await rename(fixture.path("away"), fixture.path("a.img"));
+    const view = await box.reopenVolume("g1d1", () => []);
+    t.like(view.row, { sizeBytes: MiB, resizingToBytes: 0 });
+    t.true(view.status.online);
+  },
+);
+
 test.serial("partitions have names, places and may be unfit for copying", async (t) => {
   const fixture = await BoxFixture.make(t);
   const box = await fixture.start();
@@ -301,4 +322,33 @@ test.serial("the box's number is remembered; another one later is refused", asyn
   await fixture.stop();
   await refusal(t, () => fixture.start({ number: 41 }), "STATE_DIRECTORY_INVALID");
   await unlink(fixture.path("nbd.sock")).catch(() => {});
+});
+
+test("a shrink that a copy forbids is never half meant: whenever the daemon is killed in it, the copy is whole", async (t) => {
+  for (let step = 1; ; step++) {
+    const killable = await KillableBox.make(t, 2);
+    await killable.box.copies.start(
+      { pairs: [{ source: "g1d1", destination: "g1d2" }], kind: "quickopc", pace: 15 },
+      () => [],
+    );
+    await killable.finish();
+    let steps = 0;
+    killable.intercept(() => (++steps < step ? undefined : new Promise<never>(() => undefined)));
+    const request = { name: "g1d2", sizeBytes: 1 << 17, shrink: "allow" } as const;
+    let code: ErrorCode | undefined;
+    const refused = killable.box.volumes
+      .resize(request, () => [])
+      .catch((error: TidemarkError) => {
+        code = error.code;
+      });
+    await Promise.race([refused, killable.settle()]);
+    const isLast = steps < step;
+    if (isLast) t.is(code, "VOLUME_BUSY");
+    await killable.kill(step);
+    const { phase, failure } = await killable.box.copies.get("c1");
+    t.deepEqual([phase, failure], ["tracking", undefined], `step ${step}`);
+    t.is((await killable.box.volumes.get("g1d2")).row.resizingToBytes, 0);
+    await killable.die();
+    if (isLast) break;
+  }
 });

@@ -3,11 +3,8 @@
  * not to be read. Each is refused, or costs what is damaged and no more, with a message that names file and remedy; the
  * other volumes go on serving (data-safety 1.8, 1.9, 1.10).
  */
-import { spawn } from "node:child_process";
-import { once } from "node:events";
 import { chmod, chown, cp, readdir, readFile, rename, rm, truncate, writeFile } from "node:fs/promises";
 import { join } from "node:path";
-import { fileURLToPath } from "node:url";
 // One after the other: each starts several daemons.
 import test, { type ExecutionContext } from "ava";
 import { crc32c, loadCore } from "../../src/engine/map/core.ts";
@@ -18,7 +15,9 @@ const MiB = 1 << 20;
 /** c1 tracks one to two; three has a copy of its own and must not notice anything. */
 async function boxWithCopies(t: ExecutionContext): Promise<Daemon> {
   const daemon = await Daemon.start(t);
-  for (const label of ["one", "two", "three", "four"]) await daemon.volume(label, MiB);
+  for (const label of ["one", "two"]) await daemon.volume(label, MiB);
+  // More than one region, so that a difference is one after a kill, too.
+  for (const label of ["three", "four"]) await daemon.volume(label, 8 * MiB);
   for (const [source, destination] of [
     ["one", "two"],
     ["three", "four"],
@@ -76,22 +75,75 @@ async function untouched(t: ExecutionContext, daemon: Daemon): Promise<void> {
   t.deepEqual(await daemon.read("four"), await daemon.read("three"));
 }
 
-test.serial("a state file in the format of a newer program: refused, and nothing is changed", async (t) => {
-  await loadCore();
-  const daemon = await boxWithCopies(t);
-  const path = inState(daemon, "sessions/c1/super");
-  const content = await readFile(path);
-  for (const slot of [content.subarray(0, 4096), content.subarray(4096)]) {
-    slot.writeUInt16LE(2, 8);
-    slot.writeUInt32LE(crc32c(slot.subarray(0, 4092)), 4092);
+/** Every file of c1 and of its volumes. */
+async function leftAlone(daemon: Daemon, uids: readonly string[]): Promise<Record<string, string>> {
+  const contents: Record<string, string> = {};
+  for (const directory of ["sessions/c1", ...uids.map((uid) => `volumes/${uid}`)])
+    for (const name of await readdir(inState(daemon, directory)))
+      contents[`${directory}/${name}`] = (await readFile(inState(daemon, join(directory, name)))).toString("base64");
+  return contents;
+}
+
+/** c1 with one and two is out of service because of this file, everybody says so, and the others serve. */
+async function outOfService(t: ExecutionContext, daemon: Daemon, where: RegExp): Promise<void> {
+  const copy = await daemon.copy("c1");
+  t.is(copy.phase, CopyPhase.TRACKING, "as last known");
+  t.regex(copy.failureMessage, where);
+  t.regex((await daemon.box.run(["copy", "list"])).stdout, /c1 .* tracking\(out-of-service\)/);
+  for (const args of [
+    ["copy", "restart", "c1"],
+    ["copy", "start", "three", "two", "--kind", "opc"],
+    ["volume", "reopen", "one"],
+  ]) {
+    const { code, stderr } = await daemon.box.run(args);
+    t.not(code, 0, args.join(" "));
+    t.regex(stderr, where);
+    t.regex(stderr, /OUT_OF_SERVICE[\s\S]*start the daemon again/);
   }
-  await writeFile(path, content);
-  await refused(t, daemon, "SCHEMA_TOO_NEW", /sessions\/c1\/super.*format 2/);
-  t.deepEqual(await readFile(path), content);
-  const repair = await daemon.box.run(["fsck", "--data", daemon.path("state"), "--repair"]);
-  t.regex(repair.stdout, /not repaired: a start of the box would be refused/);
-  t.deepEqual(await readFile(path), content);
-});
+  const doctor = await daemon.box.run(["doctor"]);
+  t.is(doctor.code, 1);
+  t.regex(doctor.stdout, where);
+  for (const [subject, check] of [
+    ["c1", "copy-out-of-service"],
+    ["g1d1", "volume-unavailable"],
+    ["g1d2", "volume-unavailable"],
+  ])
+    t.regex(doctor.stdout, new RegExp(`${subject}: .*\\[${check}\\]`));
+  t.regex((await daemon.box.run(["events"])).stdout, /copy\.out-of-service +c1 /);
+  await untouched(t, daemon);
+}
+
+test.serial(
+  "a state file in the format of a newer program: what it has to do with is left alone, the others serve",
+  async (t) => {
+    await loadCore();
+    const daemon = await boxWithCopies(t);
+    const path = inState(daemon, "sessions/c1/super");
+    const content = await readFile(path);
+    const newer = Buffer.from(content);
+    for (const slot of [newer.subarray(0, 4096), newer.subarray(4096)]) {
+      slot.writeUInt16LE(2, 8);
+      slot.writeUInt32LE(crc32c(slot.subarray(0, 4092)), 4092);
+    }
+    await writeFile(path, newer);
+    const where = /sessions\/c1\/super.*format 2/;
+    const check = await daemon.box.run(["fsck", "--data", daemon.path("state")]);
+    t.is(check.code, 1, check.stdout + check.stderr);
+    t.regex(check.stdout, where);
+    t.regex(check.stdout, /cost: volume g1d1, volume g1d2, copy c1 are out of service/);
+    const repair = await daemon.box.run(["fsck", "--data", daemon.path("state"), "--repair"]);
+    t.regex(repair.stdout, /not repaired: files that must not be opened have to be seen to first/);
+    t.deepEqual(await readFile(path), newer);
+    await daemon.serveAgain();
+    await outOfService(t, daemon, where);
+    await daemon.box.stop();
+    t.deepEqual(await readFile(path), newer);
+    await writeFile(path, content);
+    await daemon.serveAgain();
+    t.is((await daemon.copy("c1")).phase, CopyPhase.TRACKING);
+    await untouched(t, daemon);
+  },
+);
 
 test.serial("a state directory without its database, and a database without its state: refused", async (t) => {
   const daemon = await boxWithCopies(t);
@@ -160,31 +212,70 @@ test.serial("another box's state beside a database: its volumes are unknown, and
 });
 
 test.serial(
-  "a file without permission: the start is refused and names it; with permission again nothing is lost",
+  "a file without permission: what it has to do with is out of service and left alone, through kill and stop; then nothing is lost",
   async (t) => {
     const daemon = await boxWithCopies(t);
-    const script = fileURLToPath(new URL("../support/serve-as-nobody.ts", import.meta.url));
-    const path = inState(daemon, "sessions/c1/super");
-    await giveAway(daemon.path("."));
-    await chown(path, 0, 0).catch(() => undefined);
-    await chmod(path, 0o000);
-    const args = ["--import=tsx", script, "serve", "--data", daemon.path("state"), "--log-level", "silent"];
-    const env = { ...process.env, UV_THREADPOOL_SIZE: "32" };
-    const child = spawn(process.execPath, args, { env, stdio: ["ignore", "pipe", "pipe"] });
-    let said = "";
-    child.stderr.setEncoding("utf8").on("data", (text: string) => (said += text));
-    const [code] = (await once(child, "close")) as [number];
-    t.is(code, 1, said);
-    t.regex(
-      said,
-      /sessions\/c1\/super cannot be used: EACCES.*\(PERMISSION_DENIED\)\n {2}hint: give the state directory back/,
-    );
-    await chmod(path, 0o600);
     await daemon.serveAgain();
-    t.is((await daemon.copy("c1")).phase, CopyPhase.TRACKING);
+    const uids = [await uidOf(daemon, "one"), await uidOf(daemon, "two")];
+    await daemon.write("one", 8192, Buffer.alloc(512, 7));
+    await daemon.box.stop();
+    const before = await leftAlone(daemon, uids);
+    await giveAway(daemon.path("."));
+    const path = inState(daemon, "sessions/c1/super");
+    await forbid(path);
+    const where = /sessions\/c1\/super cannot be used: EACCES/;
+    await daemon.serveAgain("nobody");
+    await outOfService(t, daemon, where);
+    await daemon.box.kill();
+    await daemon.serveAgain("nobody");
+    t.regex((await daemon.copy("c1")).failureMessage, where);
+    await untouched(t, daemon);
+    await daemon.box.stop();
+    await chmod(path, 0o600);
+    t.deepEqual(await leftAlone(daemon, uids), before, "not a byte has changed");
+    await giveAway(daemon.path("."));
+    await daemon.serveAgain("nobody");
+    const copy = await daemon.copy("c1");
+    t.like(copy, { phase: CopyPhase.TRACKING, failureMessage: "" });
+    const again = await daemon.restart("c1");
+    t.is(again.plannedGranules, 1n, "the same difference");
+    await daemon.copied("c1");
+    t.deepEqual(await daemon.read("two"), await daemon.read("one"));
     await untouched(t, daemon);
   },
 );
+
+test.serial("a file of the box's own without permission: the start is refused and names it", async (t) => {
+  const daemon = await boxWithCopies(t);
+  await giveAway(daemon.path("."));
+  const path = inState(daemon, await only(daemon, "", /^points-/));
+  await forbid(path);
+  const error = await t.throwsAsync(() => daemon.box.serve("nobody"));
+  t.regex(
+    error?.message ?? "",
+    /points-\d+\.log cannot be used: EACCES.*\(PERMISSION_DENIED\)\n {2}hint: give the state directory back/,
+  );
+  await chmod(path, 0o600);
+  await giveAway(daemon.path("."));
+  await daemon.serveAgain("nobody");
+  t.is((await daemon.copy("c1")).phase, CopyPhase.TRACKING);
+  await untouched(t, daemon);
+});
+
+test.serial("what is no copy's directory is said, left alone, and keeps nobody from serving", async (t) => {
+  const daemon = await boxWithCopies(t);
+  await writeFile(inState(daemon, "sessions/stray"), "abc");
+  await writeFile(inState(daemon, "sessions/c77"), "abc");
+  await serves(t, daemon, CopyPhase.TRACKING, /sessions\/stray/);
+  await daemon.box.stop();
+  for (const name of ["stray", "c77"]) t.is(await readFile(inState(daemon, `sessions/${name}`), "utf8"), "abc");
+});
+
+/** Nobody but root may open it, if the daemon is not root. */
+async function forbid(path: string): Promise<void> {
+  await chown(path, 0, 0).catch(() => undefined);
+  await chmod(path, 0o000);
+}
 
 /** Everything below belongs to whoever the daemon is then. */
 async function giveAway(directory: string): Promise<void> {

@@ -1,6 +1,7 @@
 /** Defects that histories of the simulator have found, each as short as it can be told. */
 import test from "ava";
 import { LOG_HEADER_BYTES } from "../../src/engine/durable/frame.ts";
+import { InjectedFailure } from "../../src/engine/durable/memory-state-files.ts";
 import { CopyLab, FaultyDisk, G, pattern, same } from "../support/copy-lab.ts";
 
 test("a copy that fails while a point of its source is being written down takes nothing from that point", async (t) => {
@@ -52,4 +53,72 @@ test("a copy that ends while its point is being written down leaves nothing behi
   const logs = (await lab.lab.stateFiles.list("")).filter((name) => name.startsWith("points-"));
   t.is(logs.length, 1, logs.join());
   t.is(lab.lab.stateFiles.contents(logs[0] ?? "").length, LOG_HEADER_BYTES, "nothing but its header");
+});
+
+test("a stop empties the points log also when a volume of one of its points has left the box", async (t) => {
+  const lab = await CopyLab.start(t, [8 * G, 8 * G]);
+  let full = false;
+  lab.lab.stateFiles.intercept = ({ type, path }) => {
+    if (type === "write" && full) throw new InjectedFailure("ENOSPC", 0);
+    // From the point on: what it says does not get into the files of the volumes.
+    if (type === "sync" && path.startsWith("points-")) full = true;
+  };
+  await lab.copy(t, "v1", "v2", "quickopc");
+  await lab.lab.settle();
+  full = false;
+  lab.lab.stateFiles.intercept = undefined;
+  await lab.engine.cancelSession("c1");
+  await lab.engine.forgetSession("c1");
+  await lab.engine.removeVolume("v2");
+  const logs = async () => (await lab.lab.stateFiles.list("")).filter((name) => name.startsWith("points-"));
+  t.deepEqual(await logs(), ["points-1.log"]);
+  await lab.engine.stop();
+  t.deepEqual(await logs(), ["points-2.log"], "a new log, which has no points");
+});
+
+test("a volume whose removal was cut off leaves nothing behind when it is removed again", async (t) => {
+  const lab = await CopyLab.start(t, [8 * G, 8 * G]);
+  await lab.copy(t, "v1", "v2", "quickopc");
+  await lab.engine.cancelSession("c1");
+  await lab.engine.forgetSession("c1");
+  lab.lab.stateFiles.intercept = ({ type, path }) =>
+    type === "remove" && path.startsWith("volumes/v2/") && path !== "volumes/v2/super"
+      ? new Promise<void>(() => undefined)
+      : undefined;
+  void lab.engine.removeVolume("v2");
+  await lab.lab.settle();
+  lab.lab.stateFiles.intercept = undefined;
+  await lab.lab.kill(1);
+  const names = () => lab.lab.stateFiles.list("volumes");
+  t.deepEqual(await names(), ["v1", "v2"], "half of it is left, and the volume is registered");
+  await lab.engine.removeVolume("v2");
+  t.deepEqual(await names(), ["v1"]);
+});
+
+test("a power loss in the middle of a volume's removal leaves its tracking whole or not at all", async (t) => {
+  for (let seed = 1; seed <= 24; seed++) {
+    const lab = await CopyLab.start(t, [8 * G, 8 * G]);
+    await lab.copy(t, "v1", "v2", "quickopc");
+    await lab.engine.cancelSession("c1");
+    await lab.engine.forgetSession("c1");
+    lab.lab.stateFiles.intercept = ({ type }) =>
+      type === "removeDirectory" ? new Promise<void>(() => undefined) : undefined;
+    void lab.engine.removeVolume("v2");
+    await lab.lab.settle();
+    lab.lab.stateFiles.intercept = undefined;
+    lab.lab.stateFiles.crash(seed);
+    await lab.lab.kill(seed);
+    const troubles = lab.lab.events.filter(({ type }) => type === "engine.trouble");
+    t.deepEqual(troubles, [], `power loss ${seed}`);
+  }
+});
+
+test("a point has another time than the last one of the copy, also within one millisecond: a repeated request is told by it", async (t) => {
+  const lab = await CopyLab.start(t, [8 * G, 8 * G]);
+  lab.lab.clock.nowMs = () => 1_700_000_000_000;
+  const first = await lab.copy(t, "v1", "v2", "quickopc");
+  const second = await lab.restart("c1");
+  const third = await lab.restart("c1");
+  t.not(second.pointMs, first.pointMs);
+  t.not(third.pointMs, second.pointMs);
 });

@@ -270,3 +270,27 @@ test("maps that do not fit into the record of a point go into files, and every k
     await lab.holds(t, "v3");
   }
 });
+
+test("a point whose map is in a file is whole when only the points log knows of it", async (t) => {
+  const lab = await CopyLab.start(t, [SMALL, SMALL]);
+  lab.lab.pointMapsBytesMax = 30;
+  await lab.lab.reboot();
+  await lab.copy(t, "v1", "v2", "quickopc", { pace: 15 });
+  await lab.lab.finish();
+  await lab.lab.reboot(); // everything is in the files of session and volumes, and nothing is hot
+  await lab.touch("v1", [1, 3, 7, 11, 13]);
+  lab.lab.stateFiles.intercept = ({ type, path }) =>
+    type === "write" && /c1\/super/.test(path) ? new Promise(() => undefined) : undefined;
+  const { generation } = await lab.restart("c1");
+  t.true((await lab.lab.stateFiles.list("sessions/c1")).some((name) => /^pending-/.test(name)));
+  await lab.lab.halt(1);
+  lab.lab.stateFiles.intercept = undefined;
+  await lab.lab.boot();
+  t.like(await lab.session("c1"), { generation, failure: undefined, reason: "DIFFERENCE" });
+  t.deepEqual(
+    lab.lab.events.filter(({ type }) => type === "engine.trouble"),
+    [],
+  );
+  await lab.lab.finish();
+  await lab.holds(t, "v2");
+});

@@ -101,3 +101,47 @@ test("a stop while a device does not close names it", async (t) => {
   await lab.lab.bootAfterStop();
   t.like(await lab.session("c1"), { phase: "tracking", changedGranules: 0 });
 });
+
+test("a checkpoint in the background that is late meets no closed files: the stop waits for it", async (t) => {
+  const lab = await CopyLab.start(t, [SIZE, SIZE, SIZE, SIZE]);
+  await lab.copy(t, "v1", "v2", "quickopc", { pace: 15 });
+  await lab.copy(t, "v3", "v4", "quickopc", { pace: 15 });
+  await lab.lab.finish();
+  // Nothing is to be copied; the checkpoints after the point, one session after the other: that of c1 is held up, then that of c2.
+  const held = { c1: door(), c2: door() };
+  let isC2Held = false;
+  lab.lab.stateFiles.intercept = ({ type, path }) => {
+    const id = /^sessions\/(c[12])\/pending-/.exec(path)?.[1] as keyof typeof held | undefined;
+    if (type !== "write" || id === undefined || (id === "c2" && !isC2Held)) return undefined;
+    return held[id].passed;
+  };
+  await lab.engine.restartSessions(["c1", "c2"]);
+  await lab.lab.settle();
+  let ended = false;
+  const stopping = lab.engine.stop().then(() => {
+    ended = true;
+  });
+  for (let passedMs = 0; passedMs < 5000; passedMs += 500) {
+    await lab.lab.settle();
+    lab.lab.clock.advance(500);
+  }
+  isC2Held = true;
+  held.c1.open();
+  for (let turn = 0; turn < 5; turn++) await lab.lab.settle();
+  const early = ended;
+  held.c2.open();
+  await stopping;
+  t.false(early, "it has waited");
+  await lab.lab.settle();
+  lab.lab.stateFiles.intercept = undefined;
+  await lab.lab.bootAfterStop();
+  for (const volume of ["v2", "v4"]) await lab.reads(t, volume);
+});
+
+function door(): { readonly passed: Promise<void>; readonly open: () => void } {
+  let open: () => void = () => undefined;
+  const passed = new Promise<void>((resolve) => {
+    open = resolve;
+  });
+  return { passed, open: () => open() };
+}

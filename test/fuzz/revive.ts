@@ -26,7 +26,13 @@ export type Demand = "truth" | "robust";
 
 /** Copies are not held up: what they do is looked at when they have ended. */
 const JOB_BYTES = 256 * MiB;
-const REFUSALS: ReadonlySet<string> = new Set(["METADATA_CORRUPT", "SCHEMA_TOO_NEW", "MEDIUM_ERROR", "PATH_NOT_FOUND"]);
+const REFUSALS: ReadonlySet<string> = new Set([
+  "METADATA_CORRUPT",
+  "SCHEMA_TOO_NEW",
+  "MEDIUM_ERROR",
+  "PATH_NOT_FOUND",
+  "OUT_OF_SERVICE",
+]);
 
 /** `damaged`: paths of the files that are not as the engine left them. */
 export async function revive(
@@ -44,7 +50,11 @@ export async function revive(
   }
   const violations: Violation[] = [];
   try {
-    if (demand === "truth") violations.push(...(await new Examination(snapshot, box).all()));
+    // A newer format: the start is not refused, and what it has to do with is not there to be looked at.
+    for (const { code, detail } of box.leftAlone)
+      violations.push(...refusalViolations(new TidemarkError(code, detail), damaged));
+    if (box.leftAlone.length > 0) await exercise(box);
+    else if (demand === "truth") violations.push(...(await new Examination(snapshot, box).all()));
     else await exercise(box);
     await box.stop();
   } catch (error) {
@@ -53,7 +63,8 @@ export async function revive(
   const { troubles } = box;
   for (const text of troubles) if (text.includes("internal error")) violations.push(`not typed: ${text}`);
   for (const error of box.lost) violations.push(`the engine ended by itself: ${describe(error)}`);
-  return { outcome: troubles.length > 0 ? "told" : "quiet", violations };
+  const told = troubles.length > 0 || box.leftAlone.length > 0;
+  return { outcome: told ? "told" : "quiet", violations };
 }
 
 function refusalViolations(error: unknown, damaged: readonly string[]): Violation[] {

@@ -149,13 +149,14 @@ async function readSession(
       const record = superblock.value;
       const granuleCount = Math.ceil(record.source.lengthBytes / GRANULE_SIZE_BYTES);
       const pointMap = record.mapFile === undefined ? new PagedBitmap(core, granuleCount, "full") : undefined;
-      const { sessionFiles, missing } = await SessionFiles.open(files, core, superblock, record, {
+      const { sessionFiles, missing } = await SessionFiles.find(files, core, superblock, record, {
         pointMap,
         granuleCount,
       });
       const pending = new Set<number>();
       for (const { first, count } of runsOf(missing)) for (let at = 0; at < count; at++) pending.add(first + at);
       missing.dispose();
+      await sessionFiles.begin();
       await sessionFiles.close();
       return { pending };
     },

@@ -2,6 +2,7 @@
  * The production engine in this thread on state files and disks in memory, with a clock that the caller moves: a box whose
  * state directory can be taken, damaged and started from again.
  */
+import type { ErrorRecord } from "../../src/base/errors.ts";
 import type { BlockDevice } from "../../src/base/ports.ts";
 import type { MemoryDevice } from "../../src/engine/device/memory-device.ts";
 import { createMover } from "../../src/engine/device/mover.ts";
@@ -29,6 +30,8 @@ export class StateBox {
   readonly lost: unknown[] = [];
   readonly #jobBytes: number;
   #engine: EngineApi | undefined;
+  /** Why volumes are out of service in this run. */
+  leftAlone: readonly ErrorRecord[] = [];
 
   constructor(files: MemoryStateFiles, disks: ReadonlyMap<string, Disk>, jobBytes: number) {
     this.files = files;
@@ -60,7 +63,8 @@ export class StateBox {
       path: uid,
       sizeBytes: memory.sizeBytes,
     }));
-    await engine.start({ stateDirectory: "unused", volumes });
+    const { volumes: statuses } = await engine.start({ stateDirectory: "unused", volumes });
+    this.leftAlone = statuses.flatMap(({ failure }) => (failure?.code === "OUT_OF_SERVICE" ? [failure] : []));
     this.#engine = engine;
   }
 

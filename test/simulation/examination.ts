@@ -5,29 +5,28 @@
  * the state directory with both.
  */
 import type { EngineFound, SessionStatus } from "../../src/engine/engine-api.ts";
-import { uidOf } from "./box.ts";
 import { SECTORS_A_GRANULE, type SessionFacts, type Side } from "./facts.ts";
-import type { Operator } from "./operator.ts";
 import type { OracleSession } from "./oracle.ts";
-import { factsOf, SECTOR_BYTES, type Stage } from "./stage.ts";
+import { SECTOR_BYTES, type Stage } from "./stage.ts";
+import type { Witness } from "./witness.ts";
 
 const GRANULE_BYTES = SECTORS_A_GRANULE * SECTOR_BYTES;
 
 export class Examination {
   readonly #stage: Stage;
-  readonly #operator: Operator;
+  readonly #witness: Witness;
   #online: ReadonlySet<string> = new Set();
 
-  constructor(stage: Stage, operator: Operator) {
+  constructor(stage: Stage, witness: Witness) {
     this.#stage = stage;
-    this.#operator = operator;
+    this.#witness = witness;
   }
 
   /** A process has started: what was answered must be there, what was asked may be. */
   started({ volumes, sessions, ended }: EngineFound): void {
     const { oracle } = this.#stage;
     this.#online = new Set(volumes.filter(({ online }) => online).map(({ uid }) => uid));
-    const found = new Map(sessions.map((status) => [status.id, factsOf(status)]));
+    const found = new Map(sessions.map((status) => [status.id, this.#stage.factsOf(status)]));
     this.#pointOfBefore(found);
     const usable = new Map(ended.map((one) => [one.session.id, one.destinationUsable]));
     for (const known of [...oracle.sessions.values()]) {
@@ -42,7 +41,7 @@ export class Examination {
       if (!oracle.sessions.has(id) && this.#isDamaged(facts)) oracle.damaged(facts);
       else if (!oracle.sessions.has(id)) this.#stage.report(11, `${id} is there and nobody started it`);
     this.#ends(usable.keys());
-    this.#operator.reconciled();
+    this.#witness.reconciled();
     this.lookAtDisks();
     for (const status of sessions) this.maps(status);
   }
@@ -54,7 +53,7 @@ export class Examination {
 
   /** What has ended is told until somebody confirms that it is recorded. */
   #ends(ids: Iterable<string>): void {
-    const { unconfirmed, confirming } = this.#operator;
+    const { unconfirmed, confirming } = this.#witness;
     const told = new Set(ids);
     for (const id of told)
       if (!unconfirmed.has(id)) this.#stage.report(11, `${id} is told to have ended, and nobody knew of its end`);
@@ -67,7 +66,7 @@ export class Examination {
 
   /** The point that was asked for when the process ended has happened for all its members or for none. */
   #pointOfBefore(found: ReadonlyMap<string, SessionFacts>): void {
-    const { asked } = this.#operator;
+    const { asked } = this.#witness;
     if (!asked) return;
     const { sessions } = this.#stage.oracle;
     const fired = asked.point.members.map(({ source, destination }) =>
@@ -82,31 +81,33 @@ export class Examination {
       }),
     );
     const happened = fired.filter((facts) => facts !== undefined);
-    if (happened.length === fired.length) this.#stage.oracle.pointFired(asked.point, happened);
-    else if (happened.length > 0 && this.#operator.ending.size === 0 && !this.#stage.judge.had("state-damage"))
+    if (happened.length > 0 && happened.length === fired.length) {
+      this.#stage.oracle.pointFired(asked.point, happened);
+      this.#witness.onDeed({ do: "point", sessions: happened });
+    } else if (happened.length > 0 && this.#witness.ending.size === 0 && !this.#stage.judge.had("state-damage"))
       this.#stage.report(42, `of a point only ${happened.map(({ id }) => id).join(", ")} happened`);
   }
 
   /** A session is not there any more: it has ended, whether anybody asked for it or it was complete. */
   #gone(known: OracleSession, usable: boolean | undefined): void {
     const { oracle, box } = this.#stage;
-    this.#operator.unconfirmed.add(known.id);
+    this.#witness.unconfirmed.add(known.id);
     if (usable === undefined) this.#stage.report(11, `${known.id} is gone and nobody knows how it ended`);
-    const asked = this.#operator.ending.has(known.id) || this.#operator.untracking.has(known.id);
+    const asked = this.#witness.ending.has(known.id) || this.#witness.untracking.has(known.id);
     if (!asked && (known.tracking || known.phase === "failed" || !usable))
       this.#stage.report(11, `${known.id} is gone and nobody ended it`);
     const disk = box.disks[known.destination.volume];
     const extent = { ...known.destination, count: known.source.count };
     if (usable && disk)
-      for (const part of this.#operator.selfContained(extent, known.id)) oracle.lookAtDisk(part, disk.content, 14);
-    this.#operator.end(known, usable ?? false);
+      for (const part of this.#witness.selfContained(extent, known.id)) oracle.lookAtDisk(part, disk.content, 14);
+    this.#witness.end(known, usable ?? false);
   }
 
   #stillThere(known: OracleSession, facts: SessionFacts): void {
     const { oracle } = this.#stage;
-    const paces = [known.pace, ...(this.#operator.pacing.get(known.id) ?? [])];
+    const paces = [known.pace, ...(this.#witness.pacing.get(known.id) ?? [])];
     if (!paces.includes(facts.pace)) this.#stage.report(10, `${known.id} has pace ${facts.pace}, not ${known.pace}`);
-    if (known.tracking && !facts.tracking && facts.phase !== "failed" && !this.#operator.untracking.has(known.id))
+    if (known.tracking && !facts.tracking && facts.phase !== "failed" && !this.#witness.untracking.has(known.id))
       this.#stage.report(10, `${known.id} has stopped tracking`);
     if (!known.tracking && facts.tracking) this.#stage.report(10, `${known.id} tracks again`);
     oracle.told(facts);
@@ -118,14 +119,15 @@ export class Examination {
     world.volumes.forEach((count, volume) => {
       const disk = box.disks[volume];
       if (!disk?.present) return;
-      for (const part of this.#operator.selfContained({ volume, first: 0, count }))
+      for (const part of this.#witness.selfContained({ volume, first: 0, count }))
         oracle.lookAtDisk(part, disk.content, undefined);
     });
   }
 
   async #lookWhatIsOnline(): Promise<void> {
-    const { world, box } = this.#stage;
-    const statuses = await Promise.all(world.volumes.map((_, volume) => box.engine.volumeStatus(uidOf(volume))));
+    const { engine, uids } = this.#stage.box;
+    const present = uids.filter((uid) => uid !== undefined);
+    const statuses = await Promise.all(present.map((uid) => engine.volumeStatus(uid)));
     this.#online = new Set(statuses.filter(({ online }) => online).map(({ uid }) => uid));
   }
 
@@ -158,17 +160,16 @@ export class Examination {
 
   /** After a clean stop: a directory for each session and tracked volume, and nothing that is left over. */
   async stateDirectory(): Promise<void> {
-    const { box, oracle, world } = this.#stage;
+    const { box, oracle } = this.#stage;
     const files = box.stateFiles;
     const sessions = await files.list("sessions");
-    const wanted = [...oracle.sessions.keys(), ...this.#operator.unconfirmed].sort();
+    const wanted = [...oracle.sessions.keys(), ...this.#witness.unconfirmed].sort();
     if (sessions.join() !== wanted.join())
       this.#stage.report(11, `session directories ${sessions.join()}, sessions ${wanted.join()}`);
     const points = (await files.list("")).filter((name) => /^points-\d+\.log(\.new)?$/.test(name));
     if (points.length > 1) this.#stage.report(11, `points logs: ${points.join()}`);
-    const uids = world.volumes.map((_, volume) => uidOf(volume));
     const tracked = await files.list("volumes");
-    const strange = tracked.filter((uid) => !uids.includes(uid));
+    const strange = tracked.filter((uid) => !box.uids.includes(uid));
     for (const directory of [
       ...tracked.map((uid) => `volumes/${uid}`),
       ...this.#stage.sessionIds().map((id) => `sessions/${id}`),

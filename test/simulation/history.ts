@@ -35,7 +35,7 @@ export function tell(seed: number, world: World, { steps, outcome }: Minimised):
       `${world.jobBytes}, order ${world.mood.order}; ${[...world.features].join(" ")}`,
     ...steps.map(({ action, gap }) => {
       const { do: verb, ...rest } = action;
-      return `  ${verb.padEnd(14)} ${JSON.stringify(rest)}${gap === "answer" ? "" : `, then ${gap} turns`}`;
+      return `  ${verb.padEnd(14)} ${JSON.stringify(rest)}${gap === "answer" ? "" : `, then ${gap === "done" ? "until it is done" : `${gap} turns`}`}`;
     }),
   ];
   return lines.join("\n");

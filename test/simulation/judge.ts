@@ -5,8 +5,18 @@
  */
 import { TidemarkError } from "../../src/base/errors.ts";
 
-/** `state-damage`: a state file could not be read, which counts as damage of it. */
-export type FaultKind = "device" | "stall" | "state-full" | "state-failure" | "state-damage";
+/**
+ * `state-damage`: a state file could not be read, which counts as damage of it. `store-full`, `store-failure`: the database of
+ * the box took a commit for nothing, or could not be read.
+ */
+export type FaultKind =
+  | "device"
+  | "stall"
+  | "state-full"
+  | "state-failure"
+  | "state-damage"
+  | "store-full"
+  | "store-failure";
 
 /** What the rules of copying refuse; nothing has happened then. */
 const REFUSALS: ReadonlySet<string> = new Set([
@@ -28,6 +38,8 @@ const EXPLAINED: Readonly<Record<FaultKind, ReadonlySet<string>>> = {
   "state-full": new Set(["METADATA_WRITE_FAILED", "MEDIUM_ERROR"]),
   "state-failure": new Set(["METADATA_WRITE_FAILED", "VOLUME_UNAVAILABLE"]),
   "state-damage": new Set(["MEDIUM_ERROR"]),
+  "store-full": new Set(["METADATA_WRITE_FAILED"]),
+  "store-failure": new Set(["METADATA_WRITE_FAILED", "MEDIUM_ERROR"]),
 };
 
 export class Judge {
@@ -54,6 +66,12 @@ export class Judge {
 
   had(...kinds: readonly FaultKind[]): boolean {
     return kinds.some((kind) => this.#faults.has(kind));
+  }
+
+  /** The same of what the domain reports because no caller can be told. */
+  objectionToReport(what: string, error: unknown): string | undefined {
+    if (this.#faults.size > 0 || this.stopping) return undefined;
+    return `reported without a reason: ${what}: ${error instanceof Error ? error.message : String(error)}`;
   }
 
   /** Why the error must not be; undefined if it may. */

@@ -1,7 +1,7 @@
 /**
- * A copy of the engine and of the simulator in a temporary folder, with the text of one mutant in it.
+ * A copy of the engine, the domain, the store and the simulator in a temporary folder, with the text of one mutant in it.
  *
- * Only the workers run there. What the copy needs besides is linked: dependencies, and the built kernels.
+ * Only the workers run there. What the copy needs besides is linked: dependencies, the built kernels, the code from the contract.
  */
 import { rmSync } from "node:fs";
 import { cp, mkdir, mkdtemp, readFile, rm, symlink, writeFile } from "node:fs/promises";
@@ -11,8 +11,11 @@ import { fileURLToPath } from "node:url";
 import type { Mutant } from "./mutants.ts";
 
 const ROOT = fileURLToPath(new URL("../../", import.meta.url));
-const COPIED = ["src/base", "src/engine", "test/simulation", "package.json", "tsconfig.json"];
-const LINKED = ["core-wasm", "node_modules"];
+const COPIED = [
+  ...["src/base", "src/engine", "src/domain", "src/store", "test/simulation"],
+  ...["package.json", "tsconfig.json"],
+];
+const LINKED = ["core-wasm", "node_modules", "src/gen"];
 
 export interface MutantTree {
   readonly directory: string;

@@ -19,6 +19,8 @@ export type TurnKind =
   | "state-write"
   | "state-sync"
   | "state-names"
+  | "store-commit"
+  | "store-read"
   | "sleep";
 
 const KINDS: readonly TurnKind[] = [
@@ -29,6 +31,8 @@ const KINDS: readonly TurnKind[] = [
   "state-write",
   "state-sync",
   "state-names",
+  "store-commit",
+  "store-read",
   "sleep",
 ];
 

@@ -2,16 +2,20 @@
  * Runs one history: steps at a box, an oracle beside it, a look at everything after each crash, and a last phase in which
  * faults have stopped and everything has to come to its end.
  *
- * Role: turns actions into calls, ends processes and starts them again. The first violation ends the history.
+ * Role: turns actions into calls, ends processes and starts them again. The first violation ends the history. In a whole box
+ * the operator's door is the domain (requests.ts), and its rows are looked at as well (rows.ts).
  */
-import type { EngineFound } from "../../src/engine/engine-api.ts";
 import { type Core, instantiateCore, loadCore } from "../../src/engine/map/core.ts";
 import { Examination } from "./examination.ts";
 import { type Extent, SECTORS_A_GRANULE } from "./facts.ts";
+import { placeFault } from "./faults.ts";
 import { Host } from "./host.ts";
-import { Operator } from "./operator.ts";
+import { EngineDoor, isPoint, Operator } from "./operator.ts";
+import { type Request, Requests } from "./requests.ts";
+import { Rows } from "./rows.ts";
 import { Stage, type Violation } from "./stage.ts";
-import type { Action, FaultAction, Step } from "./workload.ts";
+import { Witness } from "./witness.ts";
+import type { Action, Step } from "./workload.ts";
 import type { World } from "./world.ts";
 
 /** A call that is not answered after so many turns never will be. */
@@ -47,23 +51,46 @@ export async function simulate(world: World, steps: readonly Step[]): Promise<Ou
 class Simulation {
   readonly #stage: Stage;
   readonly #host: Host;
+  readonly #witness: Witness;
   readonly #operator: Operator;
   readonly #examination: Examination;
+  /** Of a whole box. */
+  readonly #requests: Requests | undefined;
+  readonly #rows: Rows | undefined;
   #steps = 0;
 
   constructor(world: World, core: Core) {
     this.#stage = new Stage(world, core);
     this.#host = new Host(this.#stage);
-    this.#operator = new Operator(this.#stage);
-    this.#examination = new Examination(this.#stage, this.#operator);
+    this.#witness = new Witness(this.#stage);
+    this.#examination = new Examination(this.#stage, this.#witness);
     const { box, judge, oracle } = this.#stage;
-    box.onEvent = (event) => this.#operator.hear(event);
+    if (box.isWhole) {
+      this.#requests = new Requests(this.#stage, this.#witness);
+      this.#rows = new Rows(this.#stage, this.#witness, this.#requests);
+    }
+    this.#operator = new Operator(this.#stage, this.#witness, this.#requests ?? new EngineDoor(this.#stage));
+    box.overhear = (engine) => this.#witness.over(engine);
+    box.onEvent = (event) => {
+      this.#rows?.hear(event);
+      this.#witness.hear(event);
+    };
+    box.onFound = (found) => {
+      this.#rows?.found(found);
+      this.#requests?.found(found);
+      this.#examination.started(found);
+    };
     box.onStateFailure = (operation) => {
       judge.fault("state-failure");
       if (operation === "read") judge.fault("state-damage");
     };
+    box.database.onFailure = () => judge.fault(box.database.faults.full ? "store-full" : "store-failure");
+    box.onReport = (what, error) => {
+      const objection = judge.objectionToReport(what, error);
+      if (objection !== undefined) this.#stage.report(12, objection);
+    };
     for (const [volume, disk] of box.disks.entries())
-      disk.onFailure = () => oracle.deviceLost(volume, this.#operator.asked?.point);
+      disk.onFailure = () => oracle.deviceLost(volume, this.#witness.asked?.point);
   }
 
   async run(steps: readonly Step[]): Promise<Outcome> {
@@ -73,6 +100,7 @@ class Simulation {
     process.on("unhandledRejection", onRejection).on("uncaughtException", onRejection);
     try {
       await this.#start([]);
+      await this.#registerAll();
       for (const step of steps) {
         if (this.#stage.violation) break;
         await this.#step(step);
@@ -106,8 +134,9 @@ class Simulation {
     await this.#act(action);
     const mine = [...calls].filter((call) => !before.has(call));
     if (this.#stage.violation) return;
-    if (gap !== "answer") await this.#stage.pump(gap);
-    else await this.#until(() => mine.every((call) => !calls.has(call)));
+    const answered = () => mine.every((call) => !calls.has(call));
+    if (typeof gap === "number") await this.#stage.pump(gap);
+    else await this.#until(() => answered() || (gap === "done" && this.#requests?.isDone === true));
     if (this.#stage.box.lost) await this.#lost();
   }
 
@@ -135,11 +164,11 @@ class Simulation {
       case "zero":
       case "trim":
         await this.#exclusive(action.extent);
-        return this.#host[action.do](action.extent);
+        return this.#stage.isIn(action.extent.volume) ? this.#host[action.do](action.extent) : undefined;
       case "read":
-        return this.#host.read(action.extent);
+        return this.#stage.isIn(action.extent.volume) ? this.#host.read(action.extent) : undefined;
       case "flush":
-        return this.#host.flush(action.volume);
+        return this.#stage.isIn(action.volume) ? this.#host.flush(action.volume) : undefined;
       case "reopen":
         return this.#operator.reopen(action.volume);
       case "start":
@@ -153,8 +182,16 @@ class Simulation {
       case "pace":
       case "inspect":
         return this.#onSessions(action);
+      case "repeat":
+        return this.#repeatAnswered(action.pick);
+      case "register-again":
+        await this.#until(() => this.#stage.calls.size === 0);
+        return this.#stage.box.isWhole && this.#stage.box.serves
+          ? this.#operator.registerAgain(action.volume)
+          : undefined;
       case "quiesce":
-        return this.#until(() => this.#stage.calls.size === 0);
+        await this.#until(() => this.#stage.calls.size === 0);
+        return this.#lookAtRows();
       case "finish":
         return this.#finish();
       case "rest":
@@ -166,8 +203,11 @@ class Simulation {
       case "kill":
       case "power":
         return this.#crash(action.do, action.recoveries);
+      case "repair":
+        await this.#lookAtRows();
+        return placeFault(this.#stage, action);
       default:
-        return this.#fault(action);
+        return placeFault(this.#stage, action);
     }
   }
 
@@ -201,7 +241,8 @@ class Simulation {
       case "pace":
         return this.#operator.pace(picked(action.pick), action.pace);
       case "inspect":
-        if (!this.#operator.asked) await this.#examination.allMaps();
+        if (!this.#witness.asked) await this.#examination.allMaps();
+        await this.#lookAtRows();
     }
   }
 
@@ -236,38 +277,6 @@ class Simulation {
     await this.#until(() => !copying());
   }
 
-  // --- faults ------------------------------------------------------------------------------------------------------------
-
-  #fault(action: FaultAction): void {
-    const { box, judge } = this.#stage;
-    if (action.do === "repair") box.repair();
-    else if (action.do === "state-full") {
-      judge.fault("state-full");
-      box.stateFaults.full = { storedBytes: action.storedBytes };
-    } else if (action.do === "state-fails")
-      box.stateFaults.failing = { operation: action.operation, where: action.where, left: action.after };
-    else this.#deviceFault(action);
-  }
-
-  #deviceFault(action: Exclude<FaultAction, { do: "repair" | "state-full" | "state-fails" }>): void {
-    const { box, judge } = this.#stage;
-    judge.fault(action.do === "stalls" ? "stall" : "device");
-    const disk = box.disks[action.do === "bad-sectors" ? action.extent.volume : action.volume];
-    if (!disk) return;
-    if (action.do === "bad-sectors")
-      for (let index = 0; index < action.extent.count; index++) disk.faults.badSectors.add(action.extent.first + index);
-    else if (action.do === "stalls") {
-      disk.faults.stallProbability = action.probability;
-      disk.faults.stallMs = action.ms;
-    } else if (action.do === "device-full") disk.faults.writes = "no-space";
-    else if (action.do === "device-write-errors") disk.faults.writes = "medium-error";
-    else if (action.do === "device-flush-fails") disk.faults.flushFails = true;
-    else {
-      disk.present = false;
-      disk.fail();
-    }
-  }
-
   // --- processes ---------------------------------------------------------------------------------------------------------
 
   async #crash(kind: "kill" | "power", recoveries: readonly number[]): Promise<void> {
@@ -277,11 +286,13 @@ class Simulation {
   }
 
   #die(kind: "kill" | "power"): void {
-    const { box, oracle, calls } = this.#stage;
+    const { box, oracle, calls, moving } = this.#stage;
+    this.#rows?.processEnds();
     if (kind === "power") box.losePower();
     else box.kill();
-    oracle.crash(kind, this.#operator.asked?.point);
+    oracle.crash(kind, this.#witness.asked?.point);
     calls.clear();
+    moving.clear();
     this.#host.processEnded();
   }
 
@@ -290,14 +301,14 @@ class Simulation {
     const { box, chance, counts, judge } = this.#stage;
     let refused = 0;
     for (let attempt = 0; !this.#stage.violation; attempt++) {
-      let found: EngineFound | undefined;
+      let serves = false;
       let failure: { readonly error: unknown } | undefined;
       judge.started();
       if (box.stateFaults.full) judge.fault("state-full");
+      if (box.database.faults.full) judge.fault("store-full");
       box.start().then(
-        (what) => {
-          found = what;
-          this.#examination.started(what);
+        () => {
+          serves = true;
         },
         (error: unknown) => {
           failure = { error };
@@ -305,40 +316,92 @@ class Simulation {
       );
       counts.starts++;
       const cut = recoveries[attempt];
-      const ended = () => found !== undefined || failure !== undefined;
+      const ended = () => serves || failure !== undefined;
       if (cut !== undefined) {
         await this.#stage.pump(cut);
-        if (found) return;
+        if (serves) return this.#askAgain();
         counts.recoveryCrashes++;
         this.#die(chance.pick(["kill", "power"]));
         continue;
       }
       if (!(await this.#stage.pumpUntil(ended, TURNS_MAX))) return this.#stage.report(12, "the start does not end");
-      if (found) return;
+      if (serves) return this.#askAgain();
       this.#notStarted(failure?.error, ++refused);
+    }
+  }
+
+  /** Whoever heard no answer from the last process asks this one, mostly. */
+  async #askAgain(): Promise<void> {
+    const { box, chance } = this.#stage;
+    const { life } = box;
+    if (!this.#requests || !this.#rows) return;
+    await this.#rows.look("started");
+    for (const request of this.#requests.unanswered) {
+      if (this.#stage.violation || life !== box.life) return;
+      if (chance.happens(0.8)) await this.#repeat(request);
+      else this.#requests.giveUp(request);
+    }
+  }
+
+  async #repeatAnswered(pick: number): Promise<void> {
+    const requests = this.#requests?.answered ?? [];
+    const request = requests[pick % Math.max(1, requests.length)];
+    if (request && this.#requests?.mayRepeat(request)) await this.#repeat(request);
+  }
+
+  async #repeat(request: Request): Promise<void> {
+    const { box } = this.#stage;
+    const { life } = box;
+    if (isPoint(request.demand)) await this.#noPoint();
+    if (life !== box.life || !box.serves) return;
+    const before = request.answer ? "answered" : "cut-off";
+    this.#operator.repeat(request.demand, before, async () => this.#requests?.send(request));
+  }
+
+  /** What rows say, when nothing is under way. */
+  async #lookAtRows(): Promise<void> {
+    const { box, calls } = this.#stage;
+    const quiet = () => calls.size === 0 && box.database.idle;
+    if (!this.#rows || !box.serves || !(await this.#stage.pumpUntil(quiet, 200))) return;
+    if (!this.#stage.violation && !box.lost) await this.#rows.look("quiet");
+  }
+
+  /** Volumes that are not in the box come in. */
+  async #registerAll(): Promise<void> {
+    const { box, calls } = this.#stage;
+    for (const [volume, uid] of box.uids.entries()) {
+      if (uid !== undefined || this.#stage.violation) continue;
+      this.#operator.register(volume);
+      await this.#until(() => calls.size === 0);
+      if (box.uids[volume] === undefined) this.#stage.report(12, `volume ${volume} cannot be registered`);
     }
   }
 
   /** Only a disk that fails may keep a box from starting. */
   #notStarted(error: unknown, refused: number): void {
     const { judge, box } = this.#stage;
-    const objection = judge.had("state-full", "state-failure") ? judge.objection("start", error) : `start: ${error}`;
+    const faulty = judge.had("state-full", "state-failure", "store-full", "store-failure");
+    const objection = faulty ? judge.objection("start", error) : `start: ${error}`;
     if (objection !== undefined) this.#stage.report(12, objection);
     else if (refused > STARTS_MAX) this.#stage.report(12, `still no start: ${error}`);
     box.stateFaults.full = undefined;
     box.stateFaults.failing = undefined;
+    box.database.repair();
     this.#die("kill");
   }
 
   /** A clean stop, or one that is cut off after so many turns. Hosts have gone before. */
   async #stop(cutOff: number | undefined): Promise<void> {
-    const { box, oracle, calls, judge, world } = this.#stage;
-    await this.#until(() => !this.#host.busy && [...calls].every(({ what }) => !/^(read|flush) /.test(what)));
+    const { box, oracle, calls, judge, world, moving } = this.#stage;
+    await this.#until(
+      () => moving.size === 0 && !this.#host.busy && [...calls].every(({ what }) => !/^(read|flush) /.test(what)),
+    );
     if (this.#stage.violation) return;
     let ended: "well" | "badly" | undefined;
     const begun = oracle.moment();
     const { life } = box;
     judge.stopping = true;
+    this.#rows?.processEnds();
     box.stop().then(
       () => {
         ended = "well";
@@ -363,9 +426,11 @@ class Simulation {
     calls.clear();
     this.#host.processEnded();
     // What had no answer when the box stopped has had its chance.
-    if (!judge.had("device")) for (const volume of world.volumes.keys()) oracle.endFlush(volume, begun);
+    const kept = [...world.volumes.keys()].filter((volume) => box.uids[volume] !== undefined);
+    if (!judge.had("device")) for (const volume of kept) oracle.endFlush(volume, begun);
     // What a full or broken disk kept from being removed goes at the next start.
     if (!judge.has("state-full", "state-failure")) await this.#examination.stateDirectory();
+    await this.#rows?.look("stopped");
     await this.#start([]);
   }
 
@@ -377,8 +442,10 @@ class Simulation {
     chance.reseed(world.seed);
     box.repair();
     this.#stage.faultsOver = true;
-    if (judge.had("device", "state-failure", "state-full", "stall")) await this.#crash("kill", []);
+    if (judge.had("device", "state-failure", "state-full", "stall", "store-full", "store-failure"))
+      await this.#crash("kill", []);
     await this.#until(() => this.#stage.calls.size === 0);
+    await this.#registerAll();
     for (const [id, { phase }] of [...oracle.sessions]) {
       if (phase !== "failed" || this.#stage.violation) continue;
       this.#operator.cancel(id);
@@ -390,6 +457,8 @@ class Simulation {
     if (chance.happens(0.5)) await this.#crash("power", []);
     if (!this.#stage.violation) await this.#finish();
     this.#examination.lookAtDisks();
+    await this.#until(() => this.#stage.calls.size === 0);
+    await this.#lookAtRows();
   }
 
   /** Copies end, volumes can be written and read, tracking copies can run again, and the disks are right. */
@@ -400,6 +469,7 @@ class Simulation {
     for (const { id, phase } of this.#stage.oracle.sessions.values())
       if (phase !== "tracking") this.#stage.report(12, `${id} has ended as ${phase}`);
     this.#examination.lookAtDisks();
+    await this.#lookAtRows();
     for (const windows of this.#stage.world.windows)
       for (const { volume, first, count } of windows.slice(0, 1))
         this.#host.write({ volume, first, count: Math.min(count, SECTORS_A_GRANULE) });

@@ -3,7 +3,7 @@
  */
 import type { ExtentRef, SessionStatus } from "../../src/engine/engine-api.ts";
 import type { Core } from "../../src/engine/map/core.ts";
-import { Box, uidOf } from "./box.ts";
+import { Box } from "./box.ts";
 import { Chance } from "./chance.ts";
 import type { Extent, SessionFacts } from "./facts.ts";
 import type { InvariantNumber } from "./invariants.ts";
@@ -32,6 +32,8 @@ export class Stage {
   readonly oracle: Oracle;
   readonly judge = new Judge();
   readonly calls = new Set<Call>();
+  /** Volumes that are being taken out of the box or into it: hosts keep away from them. */
+  readonly moving = new Set<number>();
   violation: Violation | undefined;
   /** The faults have stopped: from now on everything has to work. */
   faultsOver = false;
@@ -98,9 +100,16 @@ export class Stage {
     return done();
   }
 
+  /** Of a volume that is in the box. */
   extentRef({ volume, first, count }: Extent): ExtentRef {
-    const name = uidOf(volume);
-    return { volumeUid: name, name, offsetBytes: first * SECTOR_BYTES, lengthBytes: count * SECTOR_BYTES };
+    const uid = this.box.uids[volume];
+    if (uid === undefined) throw new Error(`volume ${volume} is not in the box`);
+    return { volumeUid: uid, name: uid, offsetBytes: first * SECTOR_BYTES, lengthBytes: count * SECTOR_BYTES };
+  }
+
+  /** Hosts find the volume, and it stays. */
+  isIn(volume: number): boolean {
+    return this.box.uids[volume] !== undefined && !this.moving.has(volume);
   }
 
   wholeRef(volume: number): ExtentRef {
@@ -110,15 +119,15 @@ export class Stage {
   sessionIds(): string[] {
     return [...this.oracle.sessions.keys()];
   }
-}
 
-export function extentOf({ volumeUid, offsetBytes, lengthBytes }: ExtentRef): Extent {
-  const volume = Number(volumeUid.slice(1)) - 1;
-  return { volume, first: offsetBytes / SECTOR_BYTES, count: lengthBytes / SECTOR_BYTES };
-}
+  extentOf({ volumeUid, offsetBytes, lengthBytes }: ExtentRef): Extent {
+    const volume = this.box.volumeOf(volumeUid);
+    return { volume, first: offsetBytes / SECTOR_BYTES, count: lengthBytes / SECTOR_BYTES };
+  }
 
-export function factsOf(status: SessionStatus): SessionFacts {
-  const { id, kind, phase, tracking, pace, generation, reason, plannedGranules } = status;
-  const [source, destination] = [extentOf(status.source), extentOf(status.destination)];
-  return { id, kind, phase, tracking, pace, generation, reason, plannedGranules, source, destination };
+  factsOf(status: SessionStatus): SessionFacts {
+    const { id, kind, phase, tracking, pace, generation, reason, plannedGranules } = status;
+    const [source, destination] = [this.extentOf(status.source), this.extentOf(status.destination)];
+    return { id, kind, phase, tracking, pace, generation, reason, plannedGranules, source, destination };
+  }
 }

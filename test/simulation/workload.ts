@@ -6,6 +6,7 @@
  */
 import { type Chance, mixSeed } from "./chance.ts";
 import { type Extent, SECTORS_A_GRANULE } from "./facts.ts";
+import type { FailingStore } from "./virtual-store.ts";
 import type { Feature, World } from "./world.ts";
 
 export interface MemberStep {
@@ -22,6 +23,9 @@ export type Action =
   | { readonly do: "start"; readonly members: readonly MemberStep[] }
   | { readonly do: "restart"; readonly picks: readonly number[] }
   | { readonly do: "restore" | "cancel" | "stop-tracking" | "inspect" | "copy-on"; readonly pick: number }
+  /** An answered request is sent once more. */
+  | { readonly do: "repeat"; readonly pick: number }
+  | { readonly do: "register-again"; readonly volume: number }
   | { readonly do: "pace"; readonly pick: number; readonly pace: number }
   | { readonly do: "quiesce" | "finish" }
   | { readonly do: "rest"; readonly ms: number }
@@ -40,14 +44,16 @@ export type FaultAction =
   | { readonly do: "stalls"; readonly volume: number; readonly probability: number; readonly ms: number }
   | { readonly do: "state-full"; readonly storedBytes: number }
   /** After so many operations of its kind, on files whose path has `where` in it. */
-  | { readonly do: "state-fails"; readonly operation: StateOperation; readonly where: string; readonly after: number };
+  | { readonly do: "state-fails"; readonly operation: StateOperation; readonly where: string; readonly after: number }
+  | { readonly do: "store-full" }
+  | { readonly do: "store-fails"; readonly how: FailingStore["how"]; readonly after: number };
 
 export type StateOperation = "open" | "read" | "write" | "sync" | "rename" | "remove" | "syncDirectory";
 
 export interface Step {
   readonly action: Action;
-  /** Turns that pass before the next step; "answer": until it is answered. */
-  readonly gap: number | "answer";
+  /** Turns that pass before the next step; "answer": until it is answered; "done": until the engine has done it. */
+  readonly gap: number | "answer" | "done";
   readonly seed: number;
 }
 
@@ -85,6 +91,10 @@ const WEIGHTS: Readonly<Record<Verb | "burst", number>> = {
   stalls: 2,
   "state-full": 2,
   "state-fails": 2,
+  repeat: 4,
+  "register-again": 4,
+  "store-full": 3,
+  "store-fails": 3,
 };
 
 const NEEDS: Partial<Record<Verb, Feature>> = {
@@ -104,6 +114,10 @@ const NEEDS: Partial<Record<Verb, Feature>> = {
   stalls: "stalls",
   "state-full": "state-full",
   "state-fails": "state-failure",
+  repeat: "whole-box",
+  "register-again": "register-again",
+  "store-full": "store-full",
+  "store-fails": "store-failure",
 };
 
 const FAULTS: ReadonlySet<Verb> = new Set<Verb>([
@@ -115,6 +129,21 @@ const FAULTS: ReadonlySet<Verb> = new Set<Verb>([
   "stalls",
   "state-full",
   "state-fails",
+  "store-full",
+  "store-fails",
+]);
+
+const STORE_FAULTS: ReadonlySet<Verb> = new Set<Verb>(["store-full", "store-fails"]);
+
+/** What changes something in a whole box, and has a request id there. */
+const REQUESTS: ReadonlySet<Verb> = new Set<Verb>([
+  "start",
+  "restart",
+  "restore",
+  "copy-on",
+  "cancel",
+  "stop-tracking",
+  "register-again",
 ]);
 
 export function chooseSteps(world: World, chance: Chance): Step[] {
@@ -142,8 +171,21 @@ export function chooseSteps(world: World, chance: Chance): Step[] {
       continue;
     }
     const action = chooseAction(verb, world, chance);
+    if (REQUESTS.has(verb) && world.features.has("whole-box") && chance.happens(0.15)) {
+      // Cut off before it is answered, or just behind.
+      const done = verb !== "register-again" && chance.happens(0.4);
+      put(action, done ? "done" : chance.below(chance.pick([8, 25, 60])));
+      const ends = (["kill", "power"] as const).filter((end) => weights[end] !== undefined);
+      if (ends.length > 0) add(chance.pick(ends));
+      continue;
+    }
     put(action);
     if (FAULTS.has(verb)) {
+      // What the store does not take is seen when something has to be recorded.
+      if (STORE_FAULTS.has(verb) && chance.happens(0.7)) {
+        const change = chance.pick([...REQUESTS]);
+        if (weights[change] !== undefined) add(change);
+      }
       fault = action;
       // A device that is back at once is one whose copies go on.
       faulty = chance.happens(0.4) ? 1 : chance.between(1, 8);
@@ -198,8 +240,11 @@ function chooseAction(verb: Verb, world: World, chance: Chance): Action {
       return { do: verb, storedBytes: chance.pick([0, 100, 4096, 5000]) };
     case "state-fails":
       return stateFailure(chance);
+    case "store-fails":
+      return { do: verb, how: chance.pick(["once", "once", "lasting", "unreadable"]), after: chance.below(4) };
     case "flush":
     case "reopen":
+    case "register-again":
     case "device-full":
     case "device-write-errors":
     case "device-flush-fails":
@@ -208,6 +253,7 @@ function chooseAction(verb: Verb, world: World, chance: Chance): Action {
     case "quiesce":
     case "finish":
     case "repair":
+    case "store-full":
       return { do: verb };
     default:
       return { do: verb, pick };

@@ -30,6 +30,10 @@ export const FEATURES = [
   "stalls",
   "state-full",
   "state-failure",
+  "whole-box",
+  "register-again",
+  "store-full",
+  "store-failure",
 ] as const;
 export type Feature = (typeof FEATURES)[number];
 
@@ -50,7 +54,14 @@ const PROBABILITY: Readonly<Record<Feature, number>> = {
   stalls: 0.1,
   "state-full": 0.12,
   "state-failure": 0.16,
+  "whole-box": 0.2,
+  "register-again": 0.4,
+  "store-full": 0.25,
+  "store-failure": 0.3,
 };
+
+/** What concerns the rows of a box, which only a whole one has. */
+const OF_THE_WHOLE_BOX: ReadonlySet<Feature> = new Set(["register-again", "store-full", "store-failure"]);
 
 export interface World {
   readonly seed: number;
@@ -72,6 +83,7 @@ export interface World {
 
 export function chooseWorld(seed: number, chance: Chance): World {
   const features = new Set(FEATURES.filter((feature) => chance.happens(PROBABILITY[feature])));
+  if (!features.has("whole-box")) for (const feature of OF_THE_WHOLE_BOX) features.delete(feature);
   const count = chance.between(VOLUMES_LEAST, VOLUMES_MOST);
   const wide = chance.happens(0.4);
   const volumes: number[] = [];

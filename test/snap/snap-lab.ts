@@ -1,7 +1,13 @@
 /** Snap stores over files in memory with a crash model, and the byte model they are compared with. */
+import { asTidemarkError } from "../../src/base/errors.ts";
 import type { Random } from "../../src/base/ports.ts";
 import { GRANULE_SIZE_BYTES, KiB } from "../../src/base/units.ts";
-import { type MemoryStateFiles, memoryStateFiles } from "../../src/engine/durable/memory-state-files.ts";
+import {
+  InjectedFailure,
+  type MemoryStateFiles,
+  memoryStateFiles,
+} from "../../src/engine/durable/memory-state-files.ts";
+import { stateFileError } from "../../src/engine/durable/state-files.ts";
 import type { SnapKey } from "../../src/engine/snap/snap-cipher.ts";
 import type { SnapFile } from "../../src/engine/snap/snap-file.ts";
 import type { SnapClass } from "../../src/engine/snap/snap-format.ts";
@@ -41,7 +47,13 @@ export async function snapFileIn(files: MemoryStateFiles, mode: "new" | "there",
   return {
     ...file,
     allocate: async (offsetBytes, lengthBytes) => {
-      if ((await file.size()) < offsetBytes + lengthBytes) await file.truncate(offsetBytes + lengthBytes);
+      if ((await file.size()) >= offsetBytes + lengthBytes) return;
+      try {
+        await file.truncate(offsetBytes + lengthBytes);
+      } catch (error) {
+        const code = asTidemarkError(error).detail.metadata?.["systemCode"];
+        throw code === undefined ? error : stateFileError("write", path, new InjectedFailure(code));
+      }
     },
   };
 }

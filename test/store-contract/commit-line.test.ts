@@ -5,6 +5,7 @@ import { TidemarkError } from "../../src/base/errors.ts";
 import { CommitLine } from "../../src/store/commit-line.ts";
 import type { KeyValue, KeyValueChange } from "../../src/store/key-value.ts";
 import { COMMIT_CHANGES_MAX, COMMITS_WAITING_MAX } from "../../src/store/limits.ts";
+import { TALLY_KEY, TalliedEngine } from "../../src/store/tally.ts";
 
 type Fault = "none" | "lost" | "turns up at reopening";
 
@@ -21,10 +22,16 @@ class FaultyEngine implements KeyValue {
   async get(key: string): Promise<Uint8Array | undefined> {
     if (this.reading === "fails") throw new Error("medium error");
     const value = this.values.get(key);
-    return value === undefined ? undefined : Buffer.from(value);
+    return value === undefined ? undefined : Buffer.from(value, "latin1");
   }
 
-  async *entries(): AsyncGenerator<[string, Uint8Array]> {}
+  getMany(keys: readonly string[]): Promise<(Uint8Array | undefined)[]> {
+    return Promise.all(keys.map((key) => this.get(key)));
+  }
+
+  async *entries(): AsyncGenerator<[string, Uint8Array]> {
+    for (const [key, value] of this.values) yield [key, Buffer.from(value, "latin1")];
+  }
 
   async batch(changes: readonly KeyValueChange[]): Promise<void> {
     await Promise.resolve();
@@ -49,7 +56,7 @@ class FaultyEngine implements KeyValue {
 
   #apply(changes: readonly KeyValueChange[]): void {
     for (const change of changes)
-      if (change.type === "put") this.values.set(change.key, Buffer.from(change.value).toString());
+      if (change.type === "put") this.values.set(change.key, Buffer.from(change.value).toString("latin1"));
       else this.values.delete(change.key);
   }
 }
@@ -139,8 +146,10 @@ test("any run of commits and faults leaves exactly what was acknowledged", async
   });
   const property = fc.asyncProperty(fc.array(step, { maxLength: 12 }), async (steps) => {
     const engine = new FaultyEngine();
-    const line = new CommitLine(engine);
+    const tallied = await TalliedEngine.open(engine);
+    const line = new CommitLine(tallied);
     const model = new Map<string, string>();
+    let batches = 0;
     for (const { commits, fault, reopening } of steps) {
       Object.assign(engine, { fault, reopening });
       const codes = await Promise.all(commits.map((changes) => codeOf(line.add(changes))));
@@ -148,9 +157,17 @@ test("any run of commits and faults leaves exactly what was acknowledged", async
         for (const one of codes[index] === "stored" ? changes : [])
           if (one.type === "put") model.set(one.key, Buffer.from(one.value).toString());
           else model.delete(one.key);
+      t.true(tallied.tally.batches >= batches, "the number of batches never goes back");
+      batches = tallied.tally.batches;
     }
     Object.assign(engine, { fault: "none", reopening: "works" });
     await line.add([put("last", "1")]);
+    t.deepEqual((await tallied.examine()).tally, tallied.tally, "what is stored is what is known");
+    const fresh = await TalliedEngine.open(new FaultyEngine());
+    await fresh.batch([...model].map(([key, value]) => put(key, value)).concat(put("last", "1")));
+    const { values, digest } = fresh.tally;
+    t.like(tallied.tally, { values, digest }, "and true of what is there");
+    engine.values.delete(TALLY_KEY);
     t.deepEqual(Object.fromEntries(engine.values), { ...Object.fromEntries(model), last: "1" });
   });
   await fc.assert(property, { numRuns: 300 });

@@ -137,9 +137,9 @@ export class Daemon {
   }
 
   /** After `box.kill`. */
-  async serveAgain(): Promise<void> {
+  async serveAgain(user: "self" | "nobody" = "self"): Promise<void> {
     this.clients.close();
-    await this.box.serve();
+    await this.box.serve(user);
     this.clients = connect(this.box.address);
   }
 }

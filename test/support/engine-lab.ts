@@ -9,7 +9,14 @@ import { createMover, type Mover } from "../../src/engine/device/mover.ts";
 import { type MemoryStateFiles, memoryStateFiles } from "../../src/engine/durable/memory-state-files.ts";
 import type { StateFiles } from "../../src/engine/durable/state-files.ts";
 import { createEngine } from "../../src/engine/engine.ts";
-import type { EngineApi, EngineEvent, EngineFound, ExtentRef, SessionStatus } from "../../src/engine/engine-api.ts";
+import type {
+  EngineApi,
+  EngineEvent,
+  EngineFound,
+  ExtentRef,
+  SessionHint,
+  SessionStatus,
+} from "../../src/engine/engine-api.ts";
 
 /** Time passes only when the test says so, and a little with every look at it. */
 export class LabClock implements Clock {
@@ -122,7 +129,11 @@ export class EngineLab {
   readonly #jobBytes: number;
   /** Maps of a point that go into its record. */
   pointMapsBytesMax = 16 * 1024 * 1024;
+  /** Of the engines that start from now on, instead of what production has; changes count at once. */
+  activity: { slots: number; checkpointBytes: number } | undefined;
   engine: EngineApi;
+  /** What the rows of copies would say. */
+  hints: readonly SessionHint[] = [];
   /** What the last start found. */
   found: EngineFound | undefined;
   /** Why the engine has ended by itself: none of its state file operations settles any more until `kill`. */
@@ -156,6 +167,7 @@ export class EngineLab {
       ports: async () => ({
         files: this.#filesOfProcess(),
         pointMapsBytesMax: this.pointMapsBytesMax,
+        ...(this.activity ? { activity: this.activity } : {}),
         mover: smallJobs(createMover({ workers: 0, clock: this.clock }), this.#jobBytes),
         identityOf: async (path) => this.disk(path).identity ?? [path],
         openDevice: async (path) => {
@@ -174,7 +186,7 @@ export class EngineLab {
       path: name,
       sizeBytes: disk.registeredBytes ?? disk.memory.sizeBytes,
     }));
-    this.found = await this.engine.start({ stateDirectory: "unused", volumes });
+    this.found = await this.engine.start({ stateDirectory: "unused", volumes, sessions: this.hints });
   }
 
   /** The state files as the process that starts now sees them: once it is killed, it reaches nothing any more. */

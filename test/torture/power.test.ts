@@ -3,13 +3,14 @@ import { mkdtemp, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import test from "ava";
+import { effort } from "../support/effort.ts";
 import { runPowerLosses } from "./power/power-run.ts";
 
-const LOSSES = 40;
+const LOSSES = effort({ short: 40, full: 100 });
 const SEED = 20_240_602;
 
-test("data-safety 3.2, 1, 3, 6, 7, 13, 17: after a power loss at forty instants of a run everything promised is there", async (t) => {
-  t.timeout(180_000);
+test("data-safety 3.2, 1, 3, 6, 7, 13, 17: after a power loss at many instants of a run everything promised is there", async (t) => {
+  t.timeout(600_000);
   const directory = await mkdtemp(join(tmpdir(), "tidemark-torture-"));
   const options = { points: LOSSES, seed: SEED, directory, progress: () => undefined };
   const tally = await runPowerLosses(options).catch((error: unknown) => {

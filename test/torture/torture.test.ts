@@ -4,13 +4,14 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import test from "ava";
 import { programArguments } from "../cli/run-tidemark.ts";
+import { effort } from "../support/effort.ts";
 import { runKills } from "./kill-run.ts";
 
-const KILLS = 10;
+const KILLS = effort({ short: 10, full: 50 });
 const SEED = 20_240_601;
 
-test("data-safety 3.2, 1, 2, 7, 13, 16, 17, 19: killed ten times under load, nothing acknowledged is lost and no difference becomes a full copy", async (t) => {
-  t.timeout(180_000);
+test("data-safety 3.2, 1, 2, 7, 13, 16, 17, 19: killed again and again under load, nothing acknowledged is lost and no difference becomes a full copy", async (t) => {
+  t.timeout(900_000);
   const directory = await mkdtemp(join(tmpdir(), "tidemark-torture-"));
   const options = { kills: KILLS, seed: SEED, directory, program: programArguments(), progress: () => undefined };
   const tally = await runKills(options).catch((error: unknown) => {

@@ -34,19 +34,22 @@ interface Refusal {
 interface FsckModule {
   main(
     dataDirectory: string,
-    action: "look" | "repair",
+    action: "look" | "repair" | "accept",
   ): Promise<{ readonly answer: Report } | { readonly refusal: Refusal }>;
 }
 
 /** Exit code 0 when nothing is left to be done, 1 otherwise. */
 export async function fsck(
   context: CommandContext,
-  options: { readonly data?: string; readonly repair?: boolean },
+  options: { readonly data?: string; readonly repair?: boolean; readonly acceptDatabase?: boolean },
 ): Promise<number> {
   const directory = options.data ?? context.environment["TIDEMARK_DATA"] ?? "";
   if (directory === "") throw usageError("no data directory is given", "add --data DIR, or set TIDEMARK_DATA");
+  if (options.repair === true && options.acceptDatabase === true)
+    throw usageError("--repair and --accept-database are two steps", "accept the database first, look, then repair");
   const module = await loadModule();
-  const result = await module.main(directory, options.repair === true ? "repair" : "look");
+  const action = options.repair === true ? "repair" : options.acceptDatabase === true ? "accept" : "look";
+  const result = await module.main(directory, action);
   if ("refusal" in result) throw new Failure(result.refusal.code, result.refusal.message, result.refusal);
   const report = result.answer;
   const left = report.findings.filter(isLeft).length + report.omitted;

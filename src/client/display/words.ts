@@ -51,11 +51,17 @@ export function kindWord(kind: CopyKind): string {
   return KIND_WORDS[kind];
 }
 
-/** `copying`, `tracking`, `failed(bad sector)`... */
+/** `copying`, `tracking`, `failed(bad sector)`, `tracking(out of service)`... */
 export function phaseWord(copy: Copy): string {
   const failure = FAILURE_WORDS[copy.failure];
   const word = PHASE_WORDS[copy.phase];
+  if (isOutOfService(copy)) return `${word}(out of service)`;
   return copy.phase === CopyPhase.FAILED && failure !== "" ? `${word}(${failure})` : word;
+}
+
+/** A state file of it must not be opened: how it stands is not known. */
+function isOutOfService({ phase, failure }: Copy): boolean {
+  return (phase === CopyPhase.COPYING || phase === CopyPhase.TRACKING) && failure !== CopyFailure.UNSPECIFIED;
 }
 
 export function reasonWord(reason: CopyReason): string {
@@ -75,12 +81,12 @@ export function isComplete(copy: Copy): boolean {
 /** Progress of the copy; empty when there is none to show. */
 export function executeCell(copy: Copy): string {
   const shown = copy.phase === CopyPhase.COPYING || copy.phase === CopyPhase.FAILED;
-  return shown ? `${copy.executePercent}%` : "";
+  return shown && !isOutOfService(copy) ? `${copy.executePercent}%` : "";
 }
 
 /** Part of the source that changed since the point; known only while tracking. */
 export function updateCell(copy: Copy): string {
-  return copy.tracking && copy.phase === CopyPhase.TRACKING ? `${copy.updatePercent}%` : "";
+  return copy.tracking && copy.phase === CopyPhase.TRACKING && !isOutOfService(copy) ? `${copy.updatePercent}%` : "";
 }
 
 export const COPY_COLUMNS: readonly Column<Copy>[] = [

@@ -33,8 +33,9 @@ function addChecks(program: Command): void {
     .description("check the data directory of a box that does not run: every file of its own state")
     .option("--data <directory>", "directory of the box's state (or TIDEMARK_DATA)")
     .option("--repair", "make durable what the next start would make of it; nothing is invented")
+    .option("--accept-database", "take a db that is older than the state, or that the state has lost its record of")
     .action(
-      action(async (context, options: { data?: string; repair?: boolean }) =>
+      action(async (context, options: { data?: string; repair?: boolean; acceptDatabase?: boolean }) =>
         (await import("../commands/fsck.ts")).fsck(context, options),
       ),
     );

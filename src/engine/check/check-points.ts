@@ -1,5 +1,14 @@
 /** Check of the points logs: whether each can be read, and what points they hold. */
-import { decodePoint, missingLog, type PointRecord, pointsLogName, pointsLogNumbers } from "../session/points-log.ts";
+import {
+  anyNumberOf,
+  decodeContinued,
+  decodePoint,
+  missingLog,
+  newestMissing,
+  type PointRecord,
+  pointsLogName,
+  pointsLogNumbers,
+} from "../session/points-log.ts";
 import { FindingList, findingOf, NO_COST_REMEDY } from "./finding.ts";
 import { type Checks, checkLog } from "./verify.ts";
 
@@ -14,12 +23,16 @@ export async function checkPoints(checks: Checks, names: readonly string[]): Pro
   const points: PointRecord[] = [];
   const damage = new FindingList();
   const numbers = pointsLogNumbers(names);
+  let newest = Math.max(0, ...[...(checks.logEnds?.keys() ?? [])].map(anyNumberOf));
   for (const number of numbers) {
     const path = pointsLogName(number);
     const found: PointRecord[] = [];
     const findings = new FindingList();
     const context = { path, subject: "", cost: "", remedy: NO_COST_REMEDY };
     const whole = await checkLog({ ...checks, findings }, context, { kind: "box", id: "points" }, (payload) => {
+      const next = decodeContinued(payload);
+      newest = Math.max(newest, next ?? 0);
+      if (next !== undefined) return;
       const { maps, ...record } = decodePoint(path, payload, checks.core);
       for (const map of maps.values()) map.dispose();
       found.push(record);
@@ -27,7 +40,13 @@ export async function checkPoints(checks: Checks, names: readonly string[]): Pro
     if (whole) points.push(...found);
     for (const finding of findings.items) (whole ? checks.findings : damage).add(finding);
   }
-  const missing = numbers.length === 0 ? await missingLog(checks.files) : undefined;
+  const lost = newest > Math.max(0, ...names.map(anyNumberOf)) ? newestMissing(newest) : undefined;
+  if (lost)
+    damage.add({
+      ...findingOf(lost, { path: pointsLogName(newest), subject: "", cost: "", remedy: NO_COST_REMEDY }),
+      kind: "missing",
+    });
+  const missing = numbers.length === 0 && !lost ? await missingLog(checks.files) : undefined;
   if (missing) damage.add(findingOf(missing, { path: "points-*.log", subject: "", cost: "", remedy: NO_COST_REMEDY }));
   return { points, damage };
 }

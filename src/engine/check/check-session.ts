@@ -4,10 +4,17 @@
  */
 import { TidemarkError } from "../../base/errors.ts";
 import { granuleCountOf } from "../../base/units.ts";
+import type { ExpectedEnd } from "../durable/log-end.ts";
 import { corruptFile } from "../durable/state-files.ts";
 import type { VolumeSpec } from "../engine-api.ts";
 import type { PointRecord } from "../session/points-log.ts";
-import { decodeCopied, decodeDefinition, SESSIONS_DIRECTORY, SessionFiles } from "../session/session-files.ts";
+import {
+  decodeCopied,
+  decodeDefinition,
+  expectedLogEnd,
+  SESSIONS_DIRECTORY,
+  SessionFiles,
+} from "../session/session-files.ts";
 import { decodeSessionRecord, type SessionRecord } from "../session/session-record.ts";
 import type { CheckedPoints } from "./check-points.ts";
 import { type FindingContext, findingOf, harmless } from "./finding.ts";
@@ -18,6 +25,8 @@ export interface CheckedSession {
   readonly record: SessionRecord;
   /** A start finds that it has failed. */
   readonly fails: boolean;
+  /** Without its own superblock a copy is known by a point or a log, which may be from long ago. */
+  readonly own: "read" | "lost";
 }
 
 /** What is known beside the session's own files. */
@@ -47,19 +56,20 @@ export async function checkSession(
   }
   const context = await superblockContext(checks, id, fired);
   const own = await checkSuperblock(checks, context.finding, { kind: "session", id }, decodeSessionRecord);
-  if (own === undefined) return context.record && { record: context.record, fails: true };
+  if (own === undefined) return context.record && { record: context.record, fails: true, own: "lost" };
   const record = fired && fired.generation > own.generation ? fired : own;
-  if (record.state === "ended" && record.end !== undefined) return { record, fails: false }; // kept until it is recorded
+  if (record.state === "ended" && record.end !== undefined) return { record, fails: false, own: "read" }; // kept until it is recorded
   if (record.state === "ended" || record.state === "creating") {
     const message = record.state === "ended" ? "the copy is over" : "the copy was never fired";
     findings.add(harmless("left-over", { path: directory, subject: id, message }));
     return undefined;
   }
   const placed = checkExtents(checks, record, surroundings.volumes);
-  const whole = await checkParts(checks, record, { pointHasMap: record === fired });
+  const expected = expectedLogEnd(own, record);
+  const whole = await checkParts(checks, record, { pointHasMap: record === fired, expected });
   reportLeftOvers(checks, record, names);
   const pointLost = surroundings.points.damage.items.length > 0 && (await SessionFiles.mayBeLater(files, record));
-  return { record, fails: !placed || !whole || pointLost };
+  return { record, fails: !placed || !whole || pointLost, own: "read" };
 }
 
 /** `c1 (g1d1 to g1d2)` */
@@ -111,7 +121,7 @@ async function lostSuperblock(
 ): Promise<CheckedSession | undefined> {
   const { finding, record } = await superblockContext(checks, id, fired);
   checks.findings.add(findingOf(error, finding));
-  return record && { record, fails: true };
+  return record && { record, fails: true, own: "lost" };
 }
 
 /** False when an extent does not lie in a registered volume. */
@@ -147,7 +157,7 @@ function checkExtents(
 async function checkParts(
   checks: Checks,
   record: SessionRecord,
-  { pointHasMap }: { readonly pointHasMap: boolean },
+  { pointHasMap, expected }: { readonly pointHasMap: boolean; readonly expected: ExpectedEnd | undefined },
 ): Promise<boolean> {
   const { id, generation, mapFile, logFile } = record;
   const directory = `${SESSIONS_DIRECTORY}/${id}`;
@@ -164,9 +174,9 @@ async function checkParts(
     }
   }
   const path = `${directory}/${logFile}`;
-  const log = await checkLog(checks, sessionContext(record, id, path), { kind: "session", id }, (payload) =>
-    requireCopied(path, payload, record, granuleCount),
-  );
+  const owner = { kind: "session", id };
+  const onPayload = (payload: Uint8Array) => requireCopied(path, payload, record, granuleCount);
+  const log = await checkLog(checks, sessionContext(record, id, path), owner, onPayload, undefined, expected);
   return whole && log;
 }
 
@@ -188,9 +198,10 @@ function reportLeftOvers(checks: Checks, record: SessionRecord, names: readonly 
 }
 
 function newestRecord(points: readonly PointRecord[], id: string): SessionRecord | undefined {
-  for (const point of [...points].reverse()) {
+  let newest: SessionRecord | undefined;
+  for (const point of points) {
     const record = point.sessions.find((session) => session.id === id);
-    if (record) return record;
+    if (record && record.generation >= (newest?.generation ?? 0)) newest = record;
   }
-  return undefined;
+  return newest;
 }

@@ -4,10 +4,11 @@
  */
 import { granuleCountOf } from "../../base/units.ts";
 import { ActivityReplayer } from "../durable/activity-frames.ts";
+import { USED_AND_NOT_NAMED } from "../durable/activity-log.ts";
 import { corruptFile } from "../durable/state-files.ts";
 import type { VolumeSpec } from "../engine-api.ts";
 import type { PointRecord } from "../session/points-log.ts";
-import { decodeVolumeRecord, mapFileOf, type VolumeRecord } from "../volume/volume-record.ts";
+import { decodeVolumeRecord, expectedLogEnd, mapFileOf, type VolumeRecord } from "../volume/volume-record.ts";
 import { activityLogNumbers, VOLUMES_DIRECTORY } from "../volume/volume-tracking.ts";
 import { type FindingContext, findingOf, harmless, NO_COST_REMEDY } from "./finding.ts";
 import { type Checks, checkLog, checkMap, checkSuperblock } from "./verify.ts";
@@ -81,20 +82,34 @@ async function checkLogs(checks: Checks, part: Part & { readonly names: readonly
     return undefined;
   }
   const replayer = new ActivityReplayer();
+  const expected = (number: number) => expectedLogEnd(uid, record, number, checks.logEnds ?? new Map());
   let whole = true;
+  let next: number | undefined = record.log;
   for (const number of numbers) {
     const log = context(`al-${number}.log`);
-    const read = await checkLog(checks, log, { kind: "volume", id: uid }, (payload) => {
+    const inUse = number === next;
+    let frames = 0;
+    const onPayload = (payload: Uint8Array) => {
+      frames++;
       // After a damaged log the later ones are read for their own sake only.
-      if (whole) replayer.add(log.path, payload);
-    });
-    if (read && whole && !replayer.started) {
-      checks.findings.add(findingOf(corruptFile(log.path, "is empty"), log));
+      if (whole && inUse) replayer.add(log.path, payload);
+    };
+    const read = await checkLog(checks, log, { kind: "volume", id: uid }, onPayload, undefined, expected(number));
+    const bad = inUse && frames === 0 ? "is empty" : !inUse && frames > 1 ? USED_AND_NOT_NAMED : undefined;
+    if (read && whole && bad) {
+      checks.findings.add(findingOf(corruptFile(log.path, bad), log));
       return undefined;
     }
     whole &&= read;
+    if (inUse) next = replayer.continuedIn;
   }
   if (!whole) return undefined;
+  const last = next ?? record.inUse?.[0] ?? 0;
+  if (next !== undefined || last > (numbers.at(-1) ?? 0)) {
+    const log = context(`al-${last}.log`);
+    checks.findings.add({ ...findingOf(corruptFile(log.path, "it is missing"), log), kind: "missing" });
+    return undefined;
+  }
   const { openEpoch, sealed } = replayer.result();
   return [openEpoch, ...sealed.map(({ epoch }) => epoch)];
 }

@@ -6,6 +6,7 @@
  */
 import { asTidemarkError, type TidemarkError } from "../../base/errors.ts";
 import { CHECK_FINDINGS_MAX } from "../../base/limits.ts";
+import { isBarring } from "../durable/state-files.ts";
 import type { FindingKind, MetadataFinding } from "../engine-api.ts";
 
 /** What whoever checks a file knows beside the error. */
@@ -32,7 +33,7 @@ export function kindOf(error: TidemarkError): FindingKind {
   return KINDS[error.code] ?? "unreadable";
 }
 
-/** True when a start goes on without the file; everything else refuses the start. */
+/** True when a start goes on, and makes good what is lost with the file. */
 export function isSurvived(kind: FindingKind): boolean {
   return kind === "damaged" || kind === "missing" || kind === "foreign";
 }
@@ -85,8 +86,25 @@ function withoutPath(message: string, path: string): string {
 
 /** Bounded; what is over the bound is counted. */
 export class FindingList {
-  readonly #items: MetadataFinding[] = [];
+  #items: MetadataFinding[] = [];
+  readonly #barred = new Map<string, TidemarkError>();
   #omitted = 0;
+
+  /** As `findingOf`. */
+  addError(cause: unknown, context: FindingContext): void {
+    const error = asTidemarkError(cause);
+    if (isBarring(error) && this.#items.length < CHECK_FINDINGS_MAX) this.#barred.set(context.path, error);
+    this.add(findingOf(error, context));
+  }
+
+  /** Files that must not be opened, by their paths. What they cost is known when everything has been looked at. */
+  get barred(): ReadonlyMap<string, TidemarkError> {
+    return this.#barred;
+  }
+
+  setCost(path: string, cost: string): void {
+    this.#items = this.#items.map((finding) => (finding.path === path ? { ...finding, cost } : finding));
+  }
 
   add(finding: MetadataFinding): void {
     if (this.#items.length < CHECK_FINDINGS_MAX) this.#items.push(finding);

@@ -23,7 +23,7 @@ export interface StateRepair {
   readonly after: StateCheck;
 }
 
-/** False: a start would be refused, and so is a repair. */
+/** False: a start would be refused, or leave something alone, and so is a repair. */
 export function isRepairable(findings: readonly MetadataFinding[]): boolean {
   return findings.every(({ kind, cost, repairable }) => repairable || isSurvived(kind) || cost === "");
 }

@@ -18,10 +18,10 @@ import { asTidemarkError, TidemarkError } from "../../base/errors.ts";
 import { SCRUB_BYTES_PER_SECOND } from "../../base/limits.ts";
 import { granuleCountOf } from "../../base/units.ts";
 import { ActivityReplayer } from "../durable/activity-frames.ts";
-import type { StateFiles } from "../durable/state-files.ts";
+import { corruptFile, type StateFiles } from "../durable/state-files.ts";
 import type { MetadataFinding, ScrubResult, ScrubTarget } from "../engine-api.ts";
 import type { EnginePorts } from "../ports.ts";
-import { decodePoint } from "../session/points-log.ts";
+import { decodeContinued, decodePoint } from "../session/points-log.ts";
 import type { CopySession } from "../session/session.ts";
 import { SESSIONS_DIRECTORY } from "../session/session-files.ts";
 import type { SessionSet } from "../session/session-set.ts";
@@ -29,10 +29,10 @@ import { Mutex } from "../sync/mutex.ts";
 import type { Volume } from "../volume/volume.ts";
 import { mapFileOf } from "../volume/volume-record.ts";
 import type { VolumeSet } from "../volume/volume-set.ts";
-import { activityLogNumbers, VOLUMES_DIRECTORY, type VolumeTracking } from "../volume/volume-tracking.ts";
+import { VOLUMES_DIRECTORY, type VolumeTracking } from "../volume/volume-tracking.ts";
 import { requireCopied, sessionContext } from "./check-session.ts";
 import { volumeContext } from "./check-volume.ts";
-import { FindingList } from "./finding.ts";
+import { FindingList, findingOf } from "./finding.ts";
 import { readOnlyFiles } from "./read-only-files.ts";
 import { type Checks, checkLog, checkMap, reporting, staleSlot } from "./verify.ts";
 
@@ -160,6 +160,7 @@ export class Scrubber {
           };
           const owner = { kind: "box", id: "points" };
           const onPayload = (payload: Uint8Array) => {
+            if (decodeContinued(payload) !== undefined) return;
             for (const map of decodePoint(path, payload, checks.core).maps.values()) map.dispose();
           };
           await checkLog(checks, context, owner, onPayload, storedBytes);
@@ -199,17 +200,18 @@ function lookAtVolume(
         await checkMap(checks, context(mapFileOf(id, serial)), expected);
       }
       const replayer = new ActivityReplayer();
-      const names = (await reporting(checks, context("super"), () => checks.files.list(directory))) ?? [];
-      const logs = new Set([
-        ...activityLogNumbers(names, record.log).filter((one) => one < number),
-        record.log,
-        number,
-      ]);
-      for (const log of [...logs].sort((a, b) => a - b)) {
+      for (let log = record.log; ; ) {
         const file = context(`al-${log}.log`);
         const onPayload = (payload: Uint8Array) => replayer.add(file.path, payload);
         const stored = log === number ? sizeBytes : undefined;
         if (!(await checkLog(checks, file, { kind: "volume", id: volume.uid }, onPayload, stored))) break;
+        if (log === number) break;
+        const next = replayer.continuedIn;
+        if (next === undefined) {
+          checks.findings.add(findingOf(corruptFile(file.path, `is not continued in log ${number}`), file));
+          break;
+        }
+        log = next;
       }
     },
     async repair(findings) {

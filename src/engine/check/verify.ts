@@ -5,12 +5,13 @@
 import { AssertionError } from "../../base/assert.ts";
 import { asTidemarkError } from "../../base/errors.ts";
 import { readLog } from "../durable/frame-replay.ts";
+import type { ExpectedEnd } from "../durable/log-end.ts";
 import { type ExpectedMap, verifyMap } from "../durable/map-file.ts";
 import { corruptFile, type StateFile, type StateFiles } from "../durable/state-files.ts";
 import { SUPERBLOCK_SLOT_BYTES, Superblock, type SuperblockKind } from "../durable/superblock.ts";
 import type { MetadataFinding } from "../engine-api.ts";
 import type { Core } from "../map/core.ts";
-import { type FindingContext, type FindingList, findingOf, harmless } from "./finding.ts";
+import { type FindingContext, type FindingList, harmless } from "./finding.ts";
 
 /** What a check works on. */
 export interface Checks {
@@ -19,6 +20,8 @@ export interface Checks {
   readonly core: Core;
   readonly findings: FindingList;
   readonly tally: { files: number };
+  /** What the last stop has left of logs, by path, if it was a clean one. */
+  readonly logEnds?: ReadonlyMap<string, ExpectedEnd>;
 }
 
 /** The record that counts; undefined when there is none to rely on. */
@@ -54,19 +57,25 @@ export async function checkMap(checks: Checks, context: FindingContext, expected
 
 /**
  * `storedBytes`: the log is in use, and so much of it is acknowledged; what comes behind is not looked at, all before must be
- * whole. False when the log cannot be relied on; then what `onPayload` has received counts for nothing. */
+ * whole. `expected`: what a superblock says that it has. False when the log cannot be relied on; then what `onPayload` has received counts for nothing. */
 export async function checkLog(
   checks: Checks,
   context: FindingContext,
   owner: { readonly kind: string; readonly id: string },
   onPayload: (payload: Uint8Array) => void,
   storedBytes?: number,
+  expected?: ExpectedEnd,
 ): Promise<boolean> {
   const whole = await reporting(checks, context, async () => {
     const opened = await checks.files.open(context.path, { create: "must-exist" });
     const file = storedBytes === undefined ? opened : firstPartOf(opened, storedBytes);
     try {
-      const { end } = await readLog(file, owner.kind, owner.id, onPayload);
+      const { end } = await readLog(file, owner.kind, owner.id, onPayload, {
+        sequence: 0,
+        dataSequence: 0,
+        ...(checks.logEnds?.get(context.path) ?? expected),
+        onLostMark: ({ message }) => checks.findings.add(harmless("torn-tail", { ...context, message })),
+      });
       const tornBytes = (storedBytes ?? end.fileBytes) - end.endBytes;
       if (tornBytes > 0 && storedBytes !== undefined)
         throw corruptFile(context.path, `the record at offset ${end.endBytes} is damaged or missing`, {
@@ -111,7 +120,7 @@ export async function reporting<T>(
     return await step();
   } catch (error) {
     if (error instanceof AssertionError || asTidemarkError(error).code === "STOPPING") throw error;
-    checks.findings.add(findingOf(error, context));
+    checks.findings.addError(error, context);
     return undefined;
   }
 }

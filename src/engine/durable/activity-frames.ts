@@ -31,7 +31,9 @@ export type ActivityFrame =
       readonly sealedEpoch: number;
       readonly openedEpoch: number;
       readonly hotBits: readonly RegionBits[];
-    };
+    }
+  /** Last frame of a log: what happened since is in log `number`, which is there. */
+  | { readonly type: "continued"; readonly number: number };
 
 export interface EpochBits {
   readonly epoch: number;
@@ -50,7 +52,7 @@ export interface ActivityReplay {
 }
 
 const HEAD_BYTES = 32;
-const TYPE_CODES = { start: 1, activate: 2, point: 3 } as const;
+const TYPE_CODES = { start: 1, activate: 2, point: 3, continued: 4 } as const;
 const REGION_BYTES = 4;
 const REGION_BITS_RECORD_BYTES = REGION_BYTES + REGION_BITS_BYTES;
 
@@ -63,6 +65,7 @@ export function encodeActivityFrame(frame: ActivityFrame): Uint8Array {
   view.setUint32(4, regions.length, true);
   view.setUint32(8, withBits.length, true);
   if (frame.type === "start") putWhole(view, 24, frame.openEpoch);
+  if (frame.type === "continued") putWhole(view, 24, frame.number);
   if (frame.type === "point") {
     putWhole(view, 16, frame.sealedEpoch);
     putWhole(view, 24, frame.openedEpoch);
@@ -109,6 +112,8 @@ export function decodeActivityFrame(bytes: Uint8Array): ActivityFrame | undefine
     case TYPE_CODES.point:
       if (regionCount > 0 || !(first >= 0) || !(second > first)) return undefined;
       return { type: "point", sealedEpoch: first, openedEpoch: second, hotBits: withBits };
+    case TYPE_CODES.continued:
+      return regionCount === 0 && bitsCount === 0 && second > 0 ? { type: "continued", number: second } : undefined;
     default:
       return undefined;
   }
@@ -117,6 +122,7 @@ export function decodeActivityFrame(bytes: Uint8Array): ActivityFrame | undefine
 /** Replays the frames of one log, or of several that follow each other, as they are read. */
 export class ActivityReplayer {
   #started = false;
+  #continuedIn: number | undefined;
   #openEpoch = 0;
   readonly #hotRegions = new Set<number>();
   #regionBits = new Map<number, Uint8Array>();
@@ -127,13 +133,20 @@ export class ActivityReplayer {
     const frame = decodeActivityFrame(payload);
     if (frame === undefined) throw corruptFile(path, "holds a frame that is no activity frame");
     if (!this.#started && frame.type !== "start") throw corruptFile(path, "does not begin with the hot regions");
+    if (this.#continuedIn !== undefined && frame.type !== "start") throw corruptFile(path, "goes on after its end");
     if (frame.type === "start") this.#start(path, frame.openEpoch, frame.hotRegions);
+    else if (frame.type === "continued") this.#continuedIn = frame.number;
     else if (frame.type === "activate") this.#activate(path, frame.activated, frame.evicted);
     else this.#point(path, frame.sealedEpoch, frame.openedEpoch, frame.hotBits);
   }
 
   get started(): boolean {
     return this.#started;
+  }
+
+  /** Number of the log that has to follow those read so far. */
+  get continuedIn(): number | undefined {
+    return this.#continuedIn;
   }
 
   result(): ActivityReplay {
@@ -148,6 +161,8 @@ export class ActivityReplayer {
 
   #start(path: string, openEpoch: number, hotRegions: readonly number[]): void {
     if (this.#started) {
+      if (this.#continuedIn === undefined) throw corruptFile(path, "begins although the log before it goes on");
+      this.#continuedIn = undefined;
       const same =
         hotRegions.length === this.#hotRegions.size && hotRegions.every((region) => this.#hotRegions.has(region));
       if (!same || openEpoch !== this.#openEpoch) throw corruptFile(path, "does not continue the log before it");

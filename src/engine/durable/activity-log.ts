@@ -20,9 +20,11 @@
  *   4. Nobody waits for ever as long as everybody who entered leaves: requests are served in order, and regions that stand
  *      in the way of the first one take no new writes until it is served.
  *   5. Frames are in the log in the order in which things happened in memory.
+ *   6. A log takes nothing but its start frame before the log in use says, durably and as its last frame, that it is continued in
+ *      it. So a log that is missing is noticed, and one that nobody names was never in use.
  * Source: data-safety 1.3 (rules [T]); layout: docs/file-formats.md "Activity log".
  */
-import { assert } from "../../base/assert.ts";
+import { assert, endOnBug } from "../../base/assert.ts";
 import { TidemarkError } from "../../base/errors.ts";
 import { ACTIVITY_SLOTS, ACTIVITY_WAITERS_MAX } from "../../base/limits.ts";
 import {
@@ -33,9 +35,10 @@ import {
   REGION_BITS_BYTES,
   type RegionBits,
 } from "./activity-frames.ts";
-import { FrameLog } from "./frame-log.ts";
+import { FrameLog, readFoundLog } from "./frame-log.ts";
+import type { ExpectedEnd, LogEnd } from "./log-end.ts";
 import { type Region, RegionTable } from "./region-table.ts";
-import { corruptFile, directoryOf, type StateFiles } from "./state-files.ts";
+import { corruptFile, type StateFiles } from "./state-files.ts";
 
 /** A waiting write gets so many turns to ask `isHot` before its regions may be evicted again; only fairness needs it. */
 const GRACE_TURNS = 16;
@@ -53,6 +56,8 @@ export interface ActivityLogOptions {
   readonly readRegionBits: (region: number) => Uint8Array;
   /** Regions that may be hot at once. */
   readonly slots?: number;
+  /** What log `number` has to have when it is found. */
+  readonly expected?: (number: number) => ExpectedEnd | undefined;
 }
 
 type Request =
@@ -111,30 +116,72 @@ export class ActivityLog {
   }
 
   /**
-   * Replays log `numbers`, oldest first: the one of the last durable checkpoint and those begun since. Goes on writing to the
-   * last one, with its regions still hot. Before the first write the caller adds to the checkpoint's maps what `replay`
+   * Replays the logs of `numbers`, which ascend: the one of the last durable checkpoint, and those that are there since. Goes
+   * on writing to the last one that was in use, with its regions still hot. Before the first write the caller adds to the checkpoint's maps what `replay`
    * says, all granules of the hot regions included. PATH_NOT_FOUND, METADATA_CORRUPT, SCHEMA_TOO_NEW.
    */
   static async open(
     options: ActivityLogOptions,
     numbers: readonly number[],
   ): Promise<{ log: ActivityLog; replay: ActivityReplay }> {
-    assert(numbers.length > 0, "at least one log");
+    const found = await ActivityLog.find(options, numbers);
+    await found.log.cutTail();
+    return found;
+  }
+
+  /** As `open`, and changes nothing: `cutTail` comes before anything is asked of it, or `abandon` instead of `close`. */
+  static async find(
+    options: ActivityLogOptions,
+    numbers: readonly number[],
+  ): Promise<{ log: ActivityLog; replay: ActivityReplay }> {
+    const { files, path, ownerId, expected } = options;
+    const [first] = numbers;
+    assert(first !== undefined, "at least one log");
     const replayer = new ActivityReplayer();
-    let frames: FrameLog | undefined;
-    for (const number of numbers) {
-      await frames?.close();
-      const path = options.path(number);
-      frames = await FrameLog.open(options.files, path, LOG_KIND, options.ownerId, (payload) =>
-        replayer.add(path, payload),
-      );
-      if (replayer.started) continue;
-      await frames.close();
-      throw corruptFile(path, "is empty");
+    let log: FrameLog | undefined;
+    let next: number | undefined = first;
+    try {
+      for (const number of numbers) {
+        if (number !== next) {
+          await requireUnused(options, number);
+          continue;
+        }
+        await log?.abandon(); // an older log takes nothing more, so that a torn tail may stay
+        const add = (payload: Uint8Array) => replayer.add(path(number), payload);
+        log = await FrameLog.find(files, path(number), LOG_KIND, ownerId, add, expected?.(number));
+        if (!replayer.started) throw corruptFile(path(number), "is empty");
+        if (number !== first && replayer.continuedIn === number) throw corruptFile(path(number), "is empty");
+        next = replayer.continuedIn;
+      }
+      if (next !== undefined) throw corruptFile(path(next), "is missing; the log before it is continued in it");
+      assert(log !== undefined, "the last log is open");
+      const replay = replayer.result();
+      return { log: new ActivityLog(options, log, replay.openEpoch, replay.hotRegions), replay };
+    } catch (error) {
+      await log?.abandon();
+      throw error;
     }
-    assert(frames !== undefined, "the last log is open");
-    const replay = replayer.result();
-    return { log: new ActivityLog(options, frames, replay.openEpoch, replay.hotRegions), replay };
+  }
+
+  /** As FrameLog.cutTail. */
+  cutTail(): Promise<void> {
+    return this.#log.cutTail();
+  }
+
+  /** As FrameLog.abandon. */
+  async abandon(): Promise<void> {
+    this.#closed = true;
+    await this.#log.abandon();
+  }
+
+  /** As FrameLog.end. */
+  get end(): LogEnd {
+    return this.#log.end;
+  }
+
+  /** As FrameLog.durableFrames. */
+  get durableFrames(): number {
+    return this.#log.durableFrames;
   }
 
   /** Number of the log in use. */
@@ -220,7 +267,8 @@ export class ActivityLog {
   /**
    * Begins log `number`, which lists the hot regions; resolves when it is durable and in use. The caller then writes the open
    * map (its content now or later), makes durable that map and log belong together, and removes the older log. Until
-   * then recovery needs the old map and both logs.
+   * then recovery needs the old map and both logs. No number is given twice, also when it fails: the new log may be left, and the
+   * old one is in use as long as it does not name it.
    */
   checkpoint(number: number): Promise<void> {
     assert(number > this.#log.number, "log numbers ascend");
@@ -385,7 +433,7 @@ export class ActivityLog {
 
   /**
    * Nothing is written and no region changes its state meanwhile, for the loop is here: what the new log begins with is
-   * where the old one ends. When it cannot be made, what is left of it must go, for the old log goes on.
+   * where the old one ends. Invariant 6: first the new log, then its name in the old one, then its use.
    */
   async #changeLog(number: number): Promise<void> {
     const { files, ownerId, path } = this.#options;
@@ -396,17 +444,18 @@ export class ActivityLog {
       openEpoch: this.#loggedEpoch,
       hotRegions: this.#table.numbers(),
     });
+    const making = FrameLog.create(files, path(number), LOG_KIND, ownerId, number, start);
+    const next = await making.catch(async (error: unknown) => {
+      await files.remove(path(number)).catch(endOnBug); // to give the room back: nobody names it
+      throw error;
+    });
     try {
-      this.#log = await FrameLog.create(files, path(number), LOG_KIND, ownerId, number, start);
+      await old.appendDurable(encodeActivityFrame({ type: "continued", number }));
     } catch (error) {
-      try {
-        await files.remove(path(number));
-        await files.syncDirectory(directoryOf(path(number)));
-      } catch (cause) {
-        this.#failure = cause;
-      }
+      await next.abandon();
       throw error;
     }
+    this.#log = next;
     await old.close();
   }
 
@@ -419,3 +468,15 @@ export class ActivityLog {
     });
   }
 }
+
+/** No log names it: it may be left from a checkpoint that failed, and then it was never in use. METADATA_CORRUPT. */
+async function requireUnused({ files, path, ownerId }: ActivityLogOptions, number: number): Promise<void> {
+  let frames = 0;
+  await readFoundLog(files, path(number), LOG_KIND, ownerId, () => {
+    frames++;
+  });
+  if (frames > 1) throw corruptFile(path(number), USED_AND_NOT_NAMED);
+}
+
+/** Says of a log that holds more than its start frame that the log before it has lost its end. */
+export const USED_AND_NOT_NAMED = "was in use, and the log before it does not say so: the end of that one is lost";

@@ -2,7 +2,7 @@
  * Ends the engine when its own state can no longer be trusted.
  *
  * Role: wraps StateFiles. After a failed sync the system may have marked pages clean that never reached the disk, and a write
- * that failed for anything but want of space has left nobody knows what: whether the record is there is then only known
+ * that failed for anything but want of space, or could not be cut off again, has left nobody knows what: whether the record is there is then only known
  * after a new start. So the operation neither succeeds nor fails, nothing that waits for it goes on (gates stay closed,
  * nothing is acknowledged), and `lose` ends the engine; the next start recovers from what is on the disk.
  * Invariants:
@@ -78,7 +78,7 @@ export class FailStop {
 function isFinal(error: unknown): boolean {
   const { operation, systemCode } = asTidemarkError(error).detail.metadata ?? {};
   if (systemCode === undefined || wasOutOfSpace(error)) return false;
-  return operation === "write" || operation === "sync";
+  return operation === "write" || operation === "truncate" || operation === "sync";
 }
 
 function never(): Promise<never> {

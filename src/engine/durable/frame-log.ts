@@ -18,6 +18,7 @@ import { STATE_LOG_FRAME_BYTES_MAX, STATE_LOG_QUEUE_BYTES_MAX, STATE_LOG_QUEUE_F
 import { loadCore } from "../map/core.ts";
 import { encodeFrame, encodeLogHeader, FRAME_HEADER_BYTES, type FrameType, LOG_HEADER_BYTES } from "./frame.ts";
 import { checkLogName, readLog } from "./frame-replay.ts";
+import type { ExpectedEnd, LogEnd } from "./log-end.ts";
 import { replaceFile } from "./replace-file.ts";
 import { type StateFile, type StateFiles, wasOutOfSpace } from "./state-files.ts";
 
@@ -43,14 +44,17 @@ export class FrameLog {
   readonly path: string;
   /** From the header; names of the form `<name>-<number>.log` must agree with it. */
   readonly number: number;
-  /** Length of the torn tail that `open` has cut off. */
+  /** Length of the torn tail that was found. */
   readonly tornBytes: number;
+  /** The torn tail is still there: nothing may be written. */
+  #uncut: boolean;
   readonly #file: StateFile;
   readonly #logChecksum: number;
   readonly #end: End;
   #durableSequence: number;
   /** Sequence number of the last frame that carries a payload. */
   #lastDataSequence: number;
+  #lastDataChecksum: number;
   #queue: Waiting[] = [];
   #queuedBytes = 0;
   /** Settles when everything appended so far is stored or refused. */
@@ -68,17 +72,19 @@ export class FrameLog {
     file: StateFile,
     number: number,
     logChecksum: number,
-    found: { end: End; lastDataSequence: number; tornBytes: number },
+    found: { end: End; lastDataSequence: number; lastDataChecksum: number; tornBytes: number },
   ) {
-    const { end, lastDataSequence, tornBytes } = found;
+    const { end, lastDataSequence, lastDataChecksum, tornBytes } = found;
     this.path = file.path;
     this.number = number;
     this.tornBytes = tornBytes;
+    this.#uncut = tornBytes > 0;
     this.#file = file;
     this.#logChecksum = logChecksum;
     this.#end = end;
     this.#durableSequence = end.sequence;
     this.#lastDataSequence = lastDataSequence;
+    this.#lastDataChecksum = lastDataChecksum;
   }
 
   /**
@@ -104,7 +110,8 @@ export class FrameLog {
       await fresh.write(end.offsetBytes, frame.bytes);
       Object.assign(end, frame.end);
     });
-    return new FrameLog(file, number, logChecksum, { end, lastDataSequence: end.sequence, tornBytes: 0 });
+    const lastData = { lastDataSequence: end.sequence, lastDataChecksum: end.checksum };
+    return new FrameLog(file, number, logChecksum, { end, ...lastData, tornBytes: 0 });
   }
 
   /**
@@ -119,27 +126,74 @@ export class FrameLog {
     ownerId: string,
     onFrame: (payload: Uint8Array, sequence: number) => void,
   ): Promise<FrameLog> {
+    const log = await FrameLog.find(files, path, kind, ownerId, onFrame);
+    try {
+      await log.cutTail();
+      return log;
+    } catch (error) {
+      await log.abandon();
+      throw error;
+    }
+  }
+
+  /**
+   * As `open`, and changes nothing: `cutTail` comes before anything is appended, or `abandon` instead of `close`. A log that
+   * lacks what is `expected` is damaged.
+   */
+  static async find(
+    files: StateFiles,
+    path: string,
+    kind: string,
+    ownerId: string,
+    onFrame: (payload: Uint8Array, sequence: number) => void,
+    expected?: ExpectedEnd,
+  ): Promise<FrameLog> {
     await loadCore();
     const file = await files.open(path, { create: "must-exist" });
     try {
       await file.sync();
-      const { number, checksum, end: found } = await readLog(file, kind, ownerId, onFrame);
+      const { number, checksum, end: found } = await readLog(file, kind, ownerId, onFrame, expected);
       const tornBytes = found.fileBytes - found.endBytes;
-      if (tornBytes > 0) {
-        await file.truncate(found.endBytes);
-        await file.sync();
-      }
       const end = { offsetBytes: found.endBytes, sequence: found.sequence, checksum: found.checksum };
-      return new FrameLog(file, number, checksum, { end, lastDataSequence: found.lastDataSequence, tornBytes });
+      const { lastDataSequence, lastDataChecksum } = found;
+      return new FrameLog(file, number, checksum, { end, lastDataSequence, lastDataChecksum, tornBytes });
     } catch (error) {
       await file.close();
       throw error;
     }
   }
 
+  /** The torn tail that was found is gone, durably. METADATA_WRITE_FAILED. */
+  async cutTail(): Promise<void> {
+    if (!this.#uncut) return;
+    await this.#file.truncate(this.#end.offsetBytes);
+    await this.#file.sync();
+    this.#uncut = false;
+  }
+
+  /** Closes a log to which nothing has been appended, and leaves it as it was found: not even a mark is written. */
+  abandon(): Promise<void> {
+    this.#closing ??= this.#file.close();
+    return this.#closing;
+  }
+
   /** Bytes of the file that are in use. */
   get sizeBytes(): number {
     return this.#end.offsetBytes;
+  }
+
+  /** Where it ends; after `close`, for good. */
+  get end(): LogEnd {
+    return {
+      sequence: this.#end.sequence,
+      dataSequence: this.#lastDataSequence,
+      dataChecksum: this.#lastDataChecksum,
+    };
+  }
+
+  /** So many frames are durable, those after the last payload not counted. */
+  get durableFrames(): number {
+    return Math.min(this.#durableSequence, this.#lastDataSequence);
   }
 
   /** Nothing is taken any more (invariant 3). */
@@ -204,6 +258,7 @@ export class FrameLog {
   }
 
   #append(type: FrameType, payload: Uint8Array): Promise<number> {
+    assert(!this.#uncut, `the torn tail of ${this.path} is cut off before anything is appended`);
     if (this.#failure) return Promise.reject(this.#failure);
     const refusal = this.#refusal(payload.length);
     if (refusal) return Promise.reject(refusal);
@@ -249,7 +304,10 @@ export class FrameLog {
       }
       let sequence = this.#end.sequence;
       Object.assign(this.#end, encoded.end);
-      if (this.#writingData) this.#lastDataSequence = this.#end.sequence;
+      if (encoded.lastData) {
+        this.#lastDataSequence = encoded.lastData.sequence;
+        this.#lastDataChecksum = encoded.lastData.checksum;
+      }
       this.#writingData = false;
       for (const waiting of group) waiting.resolve(++sequence);
     }
@@ -340,17 +398,19 @@ function encodeGroup(
   end: End,
   logChecksum: number,
   durableSequence: number,
-): { bytes: Uint8Array; end: End } {
+): { bytes: Uint8Array; end: End; lastData: { sequence: number; checksum: number } | undefined } {
   const total = group.reduce((sum, { payload }) => sum + FRAME_HEADER_BYTES + payload.length, 0);
   const bytes = new Uint8Array(total);
   let { sequence, checksum } = end;
+  let lastData: { sequence: number; checksum: number } | undefined;
   let at = 0;
   for (const { type, payload } of group) {
     const header = { type, previousChecksum: checksum, sequence: ++sequence, durableSequence };
     checksum = encodeFrame(bytes, at, logChecksum, header, payload);
+    if (type === "data") lastData = { sequence, checksum };
     at += FRAME_HEADER_BYTES + payload.length;
   }
-  return { bytes, end: { offsetBytes: end.offsetBytes + total, sequence, checksum } };
+  return { bytes, end: { offsetBytes: end.offsetBytes + total, sequence, checksum }, lastData };
 }
 
 /** Reads a log for one look at it: makes durable what is there, cuts off nothing. Throws what `FrameLog.open` throws. */

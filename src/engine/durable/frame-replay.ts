@@ -19,6 +19,7 @@ import {
   frameChecksum,
   LOG_HEADER_BYTES,
 } from "./frame.ts";
+import { type ExpectedEnd, requireEnd, requireFrame } from "./log-end.ts";
 import { corruptFile, type StateFile } from "./state-files.ts";
 
 const MAGIC = Buffer.from(FRAME_MAGIC);
@@ -29,25 +30,30 @@ export interface ReplayEnd {
   readonly sequence: number;
   /** Sequence number of the last frame that carries a payload. */
   readonly lastDataSequence: number;
+  /** Its checksum; that of the header when there is none. */
+  readonly lastDataChecksum: number;
   readonly checksum: number;
   /** Length of the file; more than `endBytes` when there is a torn tail. */
   readonly fileBytes: number;
 }
 
 /**
- * Reads a whole log, its header included. Changes nothing: cutting off a torn tail is the caller's. METADATA_CORRUPT,
- * SCHEMA_TOO_NEW.
+ * Reads a whole log, its header included. Changes nothing: cutting off a torn tail is the caller's. METADATA_CORRUPT, also
+ * when it lacks what is `expected`; SCHEMA_TOO_NEW.
  */
 export async function readLog(
   file: StateFile,
   kind: string,
   ownerId: string,
   onFrame: (payload: Uint8Array, sequence: number) => void,
+  expected?: ExpectedEnd,
 ): Promise<{ readonly number: number; readonly checksum: number; readonly end: ReplayEnd }> {
   const window = await FileWindow.over(file);
   const { number, checksum } = decodeLogHeader(file.path, await window.at(0, LOG_HEADER_BYTES), kind, ownerId);
   checkLogName(file.path, number);
-  return { number, checksum, end: await replayFrames(file, window, checksum, onFrame) };
+  const end = await replayFrames(file, window, { logChecksum: checksum, onFrame, expected });
+  requireEnd(file.path, expected, end);
+  return { number, checksum, end };
 }
 
 /** A name of the form `<name>-<number>.log` must agree with the header. METADATA_CORRUPT. */
@@ -61,21 +67,28 @@ export function checkLogName(path: string, number: number): void {
 async function replayFrames(
   file: StateFile,
   window: FileWindow,
-  logChecksum: number,
-  onFrame: (payload: Uint8Array, sequence: number) => void,
+  log: {
+    readonly logChecksum: number;
+    readonly onFrame: (payload: Uint8Array, sequence: number) => void;
+    readonly expected: ExpectedEnd | undefined;
+  },
 ): Promise<ReplayEnd> {
   const { fileBytes } = window;
+  const { logChecksum, onFrame, expected } = log;
   let offset = LOG_HEADER_BYTES;
   let sequence = 0;
   let lastDataSequence = 0;
+  let lastDataChecksum = logChecksum;
   let checksum = logChecksum;
   for (;;) {
     const frame = await readFrame(window, offset, logChecksum);
     if (frame === undefined || frame.header.sequence !== sequence + 1 || frame.header.previousChecksum !== checksum)
       break;
     sequence++;
+    requireFrame(file.path, expected, { sequence, checksum: frame.header.checksum });
     if (frame.header.type === "data") {
       lastDataSequence = sequence;
+      lastDataChecksum = frame.header.checksum;
       give(onFrame, frame.payload.slice(), { path: file.path, sequence, offset });
     }
     offset += FRAME_HEADER_BYTES + frame.payload.length;
@@ -83,7 +96,7 @@ async function replayFrames(
   }
   if (offset < fileBytes)
     await refuseLostFrame(file, window, { offset, fileBytes, sequence: sequence + 1, logChecksum });
-  return { endBytes: offset, sequence, lastDataSequence, checksum, fileBytes };
+  return { endBytes: offset, sequence, lastDataSequence, lastDataChecksum, checksum, fileBytes };
 }
 
 /** A frame is whole and its payload still makes no sense to whoever reads it: damage of this file, at this place. */

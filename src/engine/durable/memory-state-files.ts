@@ -417,7 +417,7 @@ const OPERATION_OF = {
   open: "open",
   read: "read",
   write: "write",
-  truncate: "write",
+  truncate: "truncate",
   sync: "sync",
   rename: "rename",
   remove: "remove",

@@ -67,14 +67,14 @@ export function directoryOf(path: string): string {
 /** What says that the medium, or the file system on it, is bad. */
 const MEDIUM_CODES: ReadonlySet<string> = new Set(["EIO", "EBADMSG", "EUCLEAN", "EREMOTEIO", "EILSEQ", "ENXIO"]);
 
-type FileOperation = "open" | "read" | "write" | "sync" | "rename" | "remove" | "list" | "make" | "close";
+type FileOperation = "open" | "read" | "write" | "truncate" | "sync" | "rename" | "remove" | "list" | "make" | "close";
 
 /** A failure of the system as the error that guarantee 4 promises. */
 export function stateFileError(operation: FileOperation, path: string, cause: unknown): TidemarkError {
   const systemCode = systemCodeOf(cause);
   const reason = cause instanceof Error ? cause.message : String(cause);
   const metadata = { path, operation, systemCode };
-  if (systemCode === "ENOENT" && operation !== "write" && operation !== "sync") {
+  if (systemCode === "ENOENT" && !["write", "truncate", "sync"].includes(operation)) {
     return new TidemarkError("PATH_NOT_FOUND", {
       message: `state file ${path} does not exist`,
       hint: "restore the state directory from its backup, or register the volume again",
@@ -121,8 +121,8 @@ export function syncFailedError(path: string): TidemarkError {
 }
 
 /**
- * True for a failed write that left everything as it was, but for a part of it that can be cut off. A sync that fails for
- * want of space is as final as any other.
+ * True for a failed write that left everything as it was, but for a part of it that can be cut off. A sync, or the cutting
+ * off, that fails for want of space is as final as any other failure.
  */
 export function wasOutOfSpace(error: unknown): boolean {
   if (!(error instanceof TidemarkError)) return false;
@@ -154,6 +154,11 @@ export function corruptFile(path: string, message: string, metadata: Record<stri
  */
 export function isDamage(error: TidemarkError): boolean {
   return ["METADATA_CORRUPT", "PATH_NOT_FOUND", "MEDIUM_ERROR"].includes(error.code);
+}
+
+/** True when a state file must not be opened in this run: nothing is known of it, and nothing may be done to it. */
+export function isBarring(error: TidemarkError): boolean {
+  return error.code === "PERMISSION_DENIED" || error.code === "SCHEMA_TOO_NEW";
 }
 
 /** SCHEMA_TOO_NEW of one file. */

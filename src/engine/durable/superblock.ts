@@ -14,15 +14,15 @@ import { asTidemarkError, TidemarkError } from "../../base/errors.ts";
 import { STATE_OWNER_BYTES_MAX } from "../../base/limits.ts";
 import { crc32c, loadCore } from "../map/core.ts";
 import { encodeJson, getText, getWhole, OWNER_FIELD_BYTES, parseJson, putText, putWhole, viewOf } from "./fields.ts";
-import { replaceFile } from "./replace-file.ts";
+import { replaceFile, wasReplaced } from "./replace-file.ts";
 import { corruptFile, fileTooNew, type StateFile, type StateFiles, wasOutOfSpace } from "./state-files.ts";
 
-export type SuperblockKind = "volume" | "session";
+export type SuperblockKind = "volume" | "session" | "box";
 
 export const SUPERBLOCK_SLOT_BYTES = 4096;
 export const SUPERBLOCK_VERSION = 1;
 const MAGIC = "TMSUPER\n";
-const KIND_CODES: Record<SuperblockKind, number> = { volume: 1, session: 2 };
+const KIND_CODES: Record<SuperblockKind, number> = { volume: 1, session: 2, box: 3 };
 const AT = { magic: 0, version: 8, kind: 10, length: 12, sequence: 16, owner: 24, payload: 96, checksum: 4092 };
 export const SUPERBLOCK_PAYLOAD_BYTES_MAX = AT.checksum - AT.payload;
 
@@ -212,7 +212,7 @@ export class Superblock<T> {
 
   /**
    * Makes the file anew, with `value` in both slots, between two stores: for one that is damaged or gone. Durable when it
-   * resolves. METADATA_WRITE_FAILED: nothing changed.
+   * resolves. METADATA_WRITE_FAILED: nothing changed; when the new file could not be opened nothing can be stored any more.
    */
   renew(files: StateFiles): Promise<void> {
     const done = this.#last.then(() => this.#renew(files));
@@ -245,15 +245,21 @@ export class Superblock<T> {
     const { payload } = checkedPayload(this.path, this.#value, this.#decode);
     const first = this.#sequence + 1;
     const old = this.#file;
-    this.#file = await replaceFile(files, this.path, async (slots) => {
-      for (const sequence of [first, first + 1]) {
-        const slot = encodeSlot(this.#kind, this.#ownerId, sequence, payload);
-        await slots.write((sequence % 2) * SUPERBLOCK_SLOT_BYTES, slot);
-      }
-    });
+    try {
+      this.#file = await replaceFile(files, this.path, async (slots) => {
+        for (const sequence of [first, first + 1]) {
+          const slot = encodeSlot(this.#kind, this.#ownerId, sequence, payload);
+          await slots.write((sequence % 2) * SUPERBLOCK_SLOT_BYTES, slot);
+        }
+      });
+    } catch (error) {
+      // What is open here may be a file without a name: nothing that is stored in it would be found again.
+      if (wasReplaced(error)) this.#failure = noLongerTheFile(this.path, error);
+      throw error;
+    }
     this.#sequence = first + 1;
     this.#damagedSlot = undefined;
-    await old.close();
+    await old.close().catch(() => undefined); // it has no name any more
   }
 
   async #store(value: T): Promise<void> {
@@ -273,6 +279,14 @@ export class Superblock<T> {
     this.#value = next.value;
     this.#damagedSlot = undefined;
   }
+}
+
+function noLongerTheFile(path: string, cause: unknown): TidemarkError {
+  return new TidemarkError("METADATA_WRITE_FAILED", {
+    message: `${path} was written anew and could not be opened again: ${asTidemarkError(cause).detail.message}`,
+    hint: "start the daemon again; nothing is lost by it",
+    metadata: { path },
+  });
 }
 
 /** What a value becomes on disk and what will be read back from there; nothing is written that could not be read. */

@@ -140,7 +140,7 @@ class SystemStateFile implements StateFile {
     try {
       await truncateFd(this.#fd, lengthBytes);
     } catch (error) {
-      throw stateFileError("write", this.path, error);
+      throw stateFileError("truncate", this.path, error);
     }
   }
 

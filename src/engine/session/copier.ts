@@ -25,6 +25,7 @@ import {
 } from "../../base/limits.ts";
 import type { MoveResult } from "../../base/ports.ts";
 import { GRANULE_SIZE_BYTES, MiB } from "../../base/units.ts";
+import { wasOutOfSpace } from "../durable/state-files.ts";
 import type { EnginePorts } from "../ports.ts";
 import { bytesOfRun, type GranuleRun, granulesDone, moveRun } from "./extents.ts";
 import type { CopySession } from "./session.ts";
@@ -114,6 +115,11 @@ export class Copier {
         if (session.pending.count === 0) return;
       } catch (error) {
         if (session.unavailability(error)) return await pause(work);
+        // There may be room again: what is copied and not recorded waits for the next round, and nobody needs it now.
+        if (wasOutOfSpace(error)) {
+          await this.#ports.clock.sleep(RETRY_AFTER_MS, signal);
+          continue;
+        }
         const failed = await session.fail(error).then(
           () => true,
           () => false,
@@ -223,7 +229,7 @@ async function pause(work: Work): Promise<void> {
 
 /** For a round that nobody waits for; the lanes meet again what could not be made durable (see #lane). */
 async function failBehind(session: CopySession, error: unknown): Promise<void> {
-  if (!session.unavailability(error)) await session.fail(error).catch(() => undefined);
+  if (!session.unavailability(error) && !wasOutOfSpace(error)) await session.fail(error).catch(() => undefined);
 }
 
 function hurry(work: Work): void {

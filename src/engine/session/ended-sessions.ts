@@ -61,7 +61,7 @@ export class EndedSessions {
 }
 
 function statusOf(record: SessionRecord, end: SessionEnd): SessionStatus {
-  const { state: _, mapFile: __, logFile: ___, end: ____, ...facts } = record;
+  const { state: _, mapFile: __, logFile: ___, logFrames: ____, end: _____, ...facts } = record;
   return {
     ...facts,
     phase: end.phase,

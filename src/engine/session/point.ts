@@ -227,7 +227,7 @@ async function underBarrier(
     );
     const sources = distinct(prepared.map((one) => one.source));
     await withinBarrier(host, Promise.all(sources.map((volume) => volume.flush())));
-    const pointMs = clock.nowMs(); // one time for all: the members are of one instant
+    const pointMs = timeOfPoint(plans, clock.nowMs());
     const fired = await fireAll(host, plans, prepared, pointMs);
     const sessions = fired.map((one) => takeOver(host, one));
     const barrierMicroseconds = Math.round((clock.monotonicMs() - startedMs) * 1000);
@@ -239,6 +239,17 @@ async function underBarrier(
     for (const release of releases) release();
     for (const volume of volumes) volume.gate.open();
   }
+}
+
+/**
+ * One time for all: the members are of one instant. It is another one than that of the last point of any of them, by which a
+ * request that is repeated finds out whether its point was fired.
+ */
+function timeOfPoint(plans: readonly Plan[], nowMs: number): number {
+  const last = new Set(plans.map(({ existing }) => existing?.session.pointMs));
+  let pointMs = nowMs;
+  while (last.has(pointMs)) pointMs++;
+  return pointMs;
 }
 
 async function acquireFiles(host: PointHost, session: CopySession): Promise<() => void> {

@@ -5,16 +5,22 @@
  * Files: `points-<n>.log`; the highest number is in use. A record is needed until every session of it has a checkpoint of
  * its own and every activity log has its seal durably; then a new log is begun and the older ones are removed. All that
  * are there are read, in order: whether the making of the newest was reported as failed does not matter.
+ * A log takes no point before the one in use says, durably, that it is continued in it: when the newest is missing, that is noticed.
  * A log that is damaged is set aside as `points-<n>.log.damaged`, for whoever wants to look at it, once what follows from
- * the damage is durable.
- * Payload: length of the JSON part (u32, little-endian), JSON, then the encoded maps in the order of the sessions.
+ * the damage is durable. A log that is missing is not begun again before that either.
+ * What it says of volumes and sessions that are out of service in this run (barred.ts) is carried: written into a log of its
+ * own, which is not removed before the next start.
+ * Payload of a point: length of the JSON part (u32, little-endian), JSON, then the encoded maps in the order of the sessions.
  * Source: data-safety 2.5 ("group record durable = commit point of all"); formats: docs/file-formats.md.
  */
+import { assert } from "../../base/assert.ts";
 import { asTidemarkError, TidemarkError } from "../../base/errors.ts";
+import { STATE_LOG_FRAME_BYTES_MAX } from "../../base/limits.ts";
 import { granuleCountOf } from "../../base/units.ts";
 import { REGION_BITS_BYTES } from "../durable/activity-frames.ts";
 import { parseJson } from "../durable/fields.ts";
 import { FrameLog } from "../durable/frame-log.ts";
+import type { ExpectedEnd, LogEnd } from "../durable/log-end.ts";
 import { decodeMap, encodeMap } from "../durable/map-file.ts";
 import { TEMPORARY_SUFFIX } from "../durable/replace-file.ts";
 import { corruptFile, isDamage, type StateFiles } from "../durable/state-files.ts";
@@ -60,6 +66,8 @@ interface JsonPart extends PointRecord {
 
 const FULL_MAP = -1;
 const MAP_IN_FILE = -2;
+/** More than what says in which log this one is continued, less than any point. */
+const CONTINUED_BYTES_MAX = 48;
 
 /**
  * A map as a point has it. `full`: it says "everything", whose size would only cost time in the barrier. `in-file`: it is in the file
@@ -82,18 +90,23 @@ export interface FoundPoints {
 
 export class PointsLog {
   readonly #files: StateFiles;
-  #log: FrameLog;
+  /** Undefined while the log is known to be missing. */
+  #log: FrameLog | undefined;
   #number: number;
   #records: number;
   /** Logs before the one in use, not yet removed. */
   #older: number[];
+  /** A log before the one in use that stays. */
+  #carried: number | undefined;
   /** Logs that could not be read, until they are set aside. */
   #damaged: number[];
+  /** Newest of the older logs when it does not name the one in use yet. */
+  #unnamed: number | undefined;
 
   private constructor(
     files: StateFiles,
-    log: FrameLog,
-    found: { number: number; records: number; older: number[]; damaged: number[] },
+    log: FrameLog | undefined,
+    found: { number: number; records: number; older: number[]; damaged: number[]; unnamed: number | undefined },
   ) {
     this.#files = files;
     this.#log = log;
@@ -101,24 +114,36 @@ export class PointsLog {
     this.#records = found.records;
     this.#older = found.older;
     this.#damaged = found.damaged;
+    this.#unnamed = found.unnamed;
   }
 
   /** Opens the logs and reads their points, oldest first. SCHEMA_TOO_NEW, and what the disk may throw. */
-  static async open(files: StateFiles, core: Core): Promise<FoundPoints> {
+  static async open(
+    files: StateFiles,
+    core: Core,
+    ends: ReadonlyMap<string, ExpectedEnd> = new Map(),
+  ): Promise<FoundPoints> {
     const names = await files.list("");
     for (const name of names) if (name.endsWith(TEMPORARY_SUFFIX)) await files.remove(name);
     const numbers = pointsLogNumbers(names);
-    const used = Math.max(0, ...names.map((name) => Number(/^points-(\d+)\.log/.exec(name)?.[1] ?? 0)));
+    let used = Math.max(0, ...names.map(anyNumberOf));
+    /** The newest log that should be there, and what the last of the older ones says. */
+    let named = Math.max(0, ...[...ends.keys()].map(anyNumberOf));
+    let lastNamed: number | undefined;
     const points: RecoveredPoint[] = [];
     const kept: number[] = [];
     const damaged: number[] = [];
     let newest: FrameLog | undefined;
+    let newestNames: number | undefined;
     let damage = numbers.length === 0 ? await missingLog(files) : undefined;
     for (const number of numbers) {
       try {
-        const read = await readLog(files, number, core);
+        const read = await readLog(files, number, core, ends.get(pointsLogName(number)));
+        if (newest) lastNamed = newestNames;
         await newest?.close();
         newest = read.log;
+        newestNames = read.continuedIn;
+        named = Math.max(named, read.continuedIn ?? 0);
         points.push(...read.points);
         kept.push(number);
       } catch (cause) {
@@ -128,21 +153,49 @@ export class PointsLog {
         damaged.push(number);
       }
     }
-    if (newest && kept.at(-1) === used) {
-      const found = { number: used, records: points.length, older: kept.slice(0, -1), damaged };
-      return { log: new PointsLog(files, newest, found), points, damage };
+    if (named > used) damage ??= newestMissing(named);
+    used = Math.max(used, named);
+    const inUse = newest && kept.at(-1) === used;
+    if (inUse) kept.pop();
+    else {
+      await newest?.close();
+      lastNamed = newestNames;
+      used++;
     }
-    await newest?.close();
-    const found = { number: used + 1, records: points.length, older: kept, damaged };
-    return { log: new PointsLog(files, await create(files, used + 1), found), points, damage };
+    const isMissing = damage !== undefined && numbers.length === 0;
+    const log = inUse ? newest : isMissing ? undefined : await create(files, used);
+    const unnamed = lastNamed === used ? undefined : kept.at(-1);
+    const found = { number: used, records: points.length, older: kept, damaged, unnamed };
+    const pointsLog = new PointsLog(files, log, found);
+    // A kill came between the two; with damage it waits until what follows from that is durable.
+    if (!damage) await pointsLog.#nameInUse();
+    return { log: pointsLog, points, damage };
+  }
+
+  async #nameInUse(): Promise<void> {
+    if (this.#unnamed === undefined) return;
+    const log = await FrameLog.open(this.#files, pointsLogName(this.#unnamed), "box", "points", () => undefined);
+    try {
+      await log.appendDurable(encodeContinued(this.#number));
+    } finally {
+      await log.close();
+    }
+    this.#unnamed = undefined;
+  }
+
+  /** There should be one, and there is none. */
+  get isMissing(): boolean {
+    return this.#log === undefined;
   }
 
   /** What follows from the damage is durable elsewhere: until then every start has to find it again. */
   async setAsideDamaged(): Promise<void> {
+    this.#log ??= await create(this.#files, this.#number);
     for (const number of this.#damaged)
       await this.#files.rename(pointsLogName(number), `${pointsLogName(number)}.damaged`);
     if (this.#damaged.length > 0) await this.#files.syncDirectory("");
     this.#damaged = [];
+    await this.#nameInUse();
   }
 
   get records(): number {
@@ -151,21 +204,41 @@ export class PointsLog {
 
   /** Durable when it resolves: the point has happened. */
   async append(record: PointRecord, maps: readonly PointMap[]): Promise<void> {
-    const encoded = maps.filter((map) => typeof map !== "string");
-    const lengthOf = (map: PointMap) => (map === "full" ? FULL_MAP : map === "in-file" ? MAP_IN_FILE : map.length);
-    const part: JsonPart = { ...record, mapLengths: maps.map(lengthOf) };
-    const json = new TextEncoder().encode(JSON.stringify(part));
-    const head = new Uint8Array(4);
-    new DataView(head.buffer).setUint32(0, json.length, true);
-    await this.#log.append(Buffer.concat([head, json, ...encoded]));
-    await this.#log.sync();
+    const log = this.#inUse();
+    await log.append(encodePoint(record, maps));
+    await log.sync();
     this.#records++;
+  }
+
+  /** From now on these points are in a log of their own, which stays; the others go with the next `reset`. */
+  async carry(points: readonly RecoveredPoint[]): Promise<void> {
+    if (points.length === 0) return;
+    const payloads = distinctPayloads(points);
+    const old = this.#inUse();
+    const log = await create(this.#files, this.#number + 1);
+    for (const payload of payloads) await log.append(payload);
+    await log.sync();
+    const next = await create(this.#files, this.#number + 2);
+    for (const before of [log, old]) {
+      await before.appendDurable(encodeContinued(this.#number + 2));
+      await before.close();
+    }
+    this.#older.push(this.#number);
+    this.#carried = this.#number + 1;
+    this.#number += 2;
+    this.#log = next;
+  }
+
+  #inUse(): FrameLog {
+    assert(this.#log !== undefined, "the points log has begun");
+    return this.#log;
   }
 
   /** The logs that a start would read, with the bytes of the one in use that are acknowledged. */
   get logs(): readonly { readonly path: string; readonly storedBytes: number | undefined }[] {
-    const older = this.#older.map((number) => ({ path: pointsLogName(number), storedBytes: undefined }));
-    return [...older, { path: pointsLogName(this.#number), storedBytes: this.#log.sizeBytes }];
+    const before = [...this.#older, ...(this.#carried === undefined ? [] : [this.#carried])];
+    const older = before.map((number) => ({ path: pointsLogName(number), storedBytes: undefined }));
+    return [...older, { path: pointsLogName(this.#number), storedBytes: this.#inUse().sizeBytes }];
   }
 
   /** Forgets all points: everything they say is durable elsewhere. After a failure the log goes on as it is. */
@@ -176,7 +249,13 @@ export class PointsLog {
   /** As `reset`, but begins a new log in any case: the present one is damaged on the disk. */
   async renew(): Promise<void> {
     const next = await create(this.#files, this.#number + 1);
-    const old = this.#log;
+    const old = this.#inUse();
+    try {
+      await old.appendDurable(encodeContinued(this.#number + 1));
+    } catch (error) {
+      await next.abandon(); // it has never been in use, so that the next attempt may take its number
+      throw error;
+    }
     this.#older.push(this.#number);
     this.#log = next;
     this.#number++;
@@ -186,8 +265,13 @@ export class PointsLog {
     this.#older = [];
   }
 
-  close(): Promise<void> {
-    return this.#log.close();
+  /** Where the log in use ends; after `close`, for good. */
+  get logEnd(): { readonly path: string; readonly end: LogEnd } {
+    return { path: pointsLogName(this.#number), end: this.#inUse().end };
+  }
+
+  async close(): Promise<void> {
+    await this.#log?.close();
   }
 }
 
@@ -203,6 +287,16 @@ export async function missingLog(files: StateFiles): Promise<TidemarkError | und
   });
 }
 
+/** The newest log, as another one says or the last stop. */
+export function newestMissing(number: number): TidemarkError {
+  return corruptFile(pointsLogName(number), "it is missing, and it was in use");
+}
+
+/** Number of a points log, also of one that was set aside; 0 for other files. */
+export function anyNumberOf(name: string): number {
+  return Number(/^points-(\d+)\.log/.exec(name)?.[1] ?? 0);
+}
+
 /** Numbers of the logs among these names, oldest first. */
 export function pointsLogNumbers(names: readonly string[]): number[] {
   const numbers = names.map((name) => Number(/^points-(\d+)\.log$/.exec(name)?.[1] ?? 0));
@@ -212,6 +306,45 @@ export function pointsLogNumbers(names: readonly string[]): number[] {
 /** File of log `number`. */
 export function pointsLogName(number: number): string {
   return `points-${number}.log`;
+}
+
+function encodePoint(record: PointRecord, maps: readonly PointMap[]): Uint8Array {
+  const encoded = maps.filter((map) => typeof map !== "string");
+  const lengthOf = (map: PointMap) => (map === "full" ? FULL_MAP : map === "in-file" ? MAP_IN_FILE : map.length);
+  const part: JsonPart = { ...record, mapLengths: maps.map(lengthOf) };
+  return Buffer.concat([encodeJsonPart(part), ...encoded]);
+}
+
+function encodeJsonPart(value: object): Uint8Array {
+  const json = new TextEncoder().encode(JSON.stringify(value));
+  const head = new Uint8Array(4);
+  new DataView(head.buffer).setUint32(0, json.length, true);
+  return Buffer.concat([head, json]);
+}
+
+function encodeContinued(number: number): Uint8Array {
+  return encodeJsonPart({ continuedIn: number });
+}
+
+/** The log in which that of this payload is continued; undefined when it is a point, or nothing. */
+export function decodeContinued(payload: Uint8Array): number | undefined {
+  if (payload.length <= 4 || payload.length > CONTINUED_BYTES_MAX) return undefined;
+  const number = (parseJson(payload.subarray(4)) as { continuedIn?: unknown } | null)?.continuedIn;
+  return Number.isSafeInteger(number) && (number as number) > 0 ? (number as number) : undefined;
+}
+
+/** What was carried before may have been found twice: in its own log and in one that a kill has kept. */
+function distinctPayloads(points: readonly RecoveredPoint[]): Uint8Array[] {
+  const payloads: Uint8Array[] = [];
+  for (const { maps, ...record } of points) {
+    const inPoint = record.sessions.map(({ id }) => {
+      const map = maps.get(id);
+      return map ? encodePointMap(map, STATE_LOG_FRAME_BYTES_MAX) : "in-file";
+    });
+    const payload = encodePoint(record, inPoint);
+    if (!payloads.some((other) => Buffer.compare(other, payload) === 0)) payloads.push(payload);
+  }
+  return payloads;
 }
 
 async function create(files: StateFiles, number: number): Promise<FrameLog> {
@@ -224,19 +357,25 @@ async function readLog(
   files: StateFiles,
   number: number,
   core: Core,
-): Promise<{ log: FrameLog; points: RecoveredPoint[] }> {
+  expected: ExpectedEnd | undefined,
+): Promise<{ log: FrameLog; points: RecoveredPoint[]; continuedIn: number | undefined }> {
   const path = pointsLogName(number);
   const payloads: Uint8Array[] = [];
   const points: RecoveredPoint[] = [];
-  const log = await FrameLog.open(files, path, "box", "points", (payload) => {
-    payloads.push(payload.slice());
-  });
+  let continuedIn: number | undefined;
+  const onFrame = (payload: Uint8Array) => {
+    const next = decodeContinued(payload);
+    if (next === undefined) payloads.push(payload.slice());
+    continuedIn = next ?? continuedIn;
+  };
+  const log = await FrameLog.find(files, path, "box", "points", onFrame, expected);
   try {
     for (const payload of payloads) points.push(decodePoint(path, payload, core));
-    return { log, points };
+    await log.cutTail();
+    return { log, points, continuedIn };
   } catch (error) {
     for (const { maps } of points) for (const map of maps.values()) map.dispose();
-    await log.close();
+    await log.abandon();
     throw error;
   }
 }
@@ -290,7 +429,7 @@ function isPoint({ pointMs, sessions, seals, logicalChanges, mapLengths }: JsonP
   if (!isWhole(pointMs) || ![sessions, seals, logicalChanges, mapLengths].every(Array.isArray)) return false;
   return (
     mapLengths.length === sessions.length &&
-    mapLengths.every((length) => length === FULL_MAP || isWhole(length)) &&
+    mapLengths.every((length) => length === FULL_MAP || length === MAP_IN_FILE || isWhole(length)) &&
     seals.every(isSeal) &&
     logicalChanges.every(
       (change) =>

@@ -6,13 +6,15 @@
  * Invariants:
  *   1. Missing granules = map minus the records of the log named by the same record, of the same generation.
  *   2. A record of an older generation is ignored; generation numbers are never reused.
- *   3. Files that the superblock does not name are left-overs and are removed at start.
+ *   3. The superblock says how many frames its log had: one that is shorter is damaged.
+ *   4. Files that the superblock does not name are left-overs and are removed at start.
  * Source: data-safety 1.4, 1.8; formats: docs/file-formats.md.
  */
 import { assert, endOnBug } from "../../base/assert.ts";
 import { asTidemarkError, TidemarkError } from "../../base/errors.ts";
 import { encodeJson, parseJson } from "../durable/fields.ts";
 import { FrameLog, readFoundLog } from "../durable/frame-log.ts";
+import { atLeastFrames, type ExpectedEnd, type LogEnd } from "../durable/log-end.ts";
 import { readMap, writeMap } from "../durable/map-file.ts";
 import { corruptFile, isDamage, type StateFiles } from "../durable/state-files.ts";
 import { Superblock } from "../durable/superblock.ts";
@@ -39,6 +41,8 @@ export class SessionFiles {
   #nextMap: string | undefined;
   /** Log being made for the next generation: a checkpoint at the same time must not take it for a left-over. */
   #preparing: string | undefined;
+  /** Told of what could not be tidied up after a change that is durable: nothing is wrong, a later checkpoint tries again. */
+  onTrouble: (error: unknown) => void = () => undefined;
 
   private constructor(options: {
     id: string;
@@ -66,6 +70,11 @@ export class SessionFiles {
     return this.#logFile;
   }
 
+  /** Where the log in use ends; after `close`, for good. */
+  get logEnd(): { readonly path: string; readonly end: LogEnd } {
+    return { path: `${this.directory}/${this.#logFile}`, end: this.#log.end };
+  }
+
   /** Bytes of the log that are acknowledged. */
   get logBytes(): number {
     return this.#log.sizeBytes;
@@ -90,10 +99,14 @@ export class SessionFiles {
     return directoryOf(this.id);
   }
 
-  /** Makes the files of a session that has not been fired: durable, in state `creating`. */
+  /**
+   * Makes the files of a session that has not been fired: durable, in state `creating`. What an attempt that was given up has
+   * left under this id goes first; PATH_EXISTS when there is more than that, and then nothing has been touched.
+   */
   static async create(files: StateFiles, record: Omit<SessionRecord, "mapFile" | "logFile">): Promise<SessionFiles> {
     const { id } = record;
     const directory = directoryOf(id);
+    if (await files.exists(directory)) await removeUnfired(files, id);
     await files.makeDirectory(directory);
     const serial = 1;
     const logFile = logName(serial);
@@ -126,14 +139,15 @@ export class SessionFiles {
 
   /**
    * Opens the files of `record`, which comes from `superblock` or from a later point, and gives back the map of missing
-   * granules. `pointMap` is the map of the point when the record comes from there. Removes left-over files.
+   * granules. `pointMap` is the map of the point when the record comes from there. Nothing is changed on the disk: `begin`
+   * comes before they are used, or `abandon`.
    */
-  static async open(
+  static async find(
     files: StateFiles,
     core: Core,
     superblock: Superblock<SessionRecord>,
     record: SessionRecord,
-    options: { pointMap: PagedBitmap | undefined; granuleCount: number },
+    options: { pointMap: PagedBitmap | undefined; granuleCount: number; ends?: ReadonlyMap<string, ExpectedEnd> },
   ): Promise<{ sessionFiles: SessionFiles; missing: PagedBitmap }> {
     const { id } = record;
     const directory = directoryOf(id);
@@ -147,19 +161,42 @@ export class SessionFiles {
       ));
     const serial = serialOf(record.logFile);
     const logPath = `${directory}/${record.logFile}`;
-    const log = await FrameLog.open(files, logPath, "session", id, (payload) => {
-      const runs = decodeCopied(payload, record.generation, missing.bitCount);
-      if (runs === undefined) throw corruptFile(logPath, "holds a record of copied granules that makes no sense");
-      for (const run of runs) missing.clearRange(run.first, run.count);
-    });
-    const names = await files.list(directory);
-    for (const name of names)
-      if (name !== "super" && name !== record.logFile && name !== record.mapFile)
-        await files.remove(`${directory}/${name}`);
-    const newest = Math.max(serial, ...names.map(serialOf));
-    const { mapFile, logFile } = record;
-    const sessionFiles = new SessionFiles({ id, files, superblock, log, logFile, mapFile, serial: newest });
-    return { sessionFiles, missing };
+    let log: FrameLog | undefined;
+    try {
+      log = await FrameLog.find(
+        files,
+        logPath,
+        "session",
+        id,
+        (payload) => {
+          const runs = decodeCopied(payload, record.generation, missing.bitCount);
+          if (runs === undefined) throw corruptFile(logPath, "holds a record of copied granules that makes no sense");
+          for (const run of runs) missing.clearRange(run.first, run.count);
+        },
+        options.ends?.get(logPath) ?? expectedLogEnd(superblock.value, record),
+      );
+      const newest = Math.max(serial, ...(await files.list(directory)).map(serialOf));
+      const { mapFile, logFile } = record;
+      const sessionFiles = new SessionFiles({ id, files, superblock, log, logFile, mapFile, serial: newest });
+      return { sessionFiles, missing };
+    } catch (error) {
+      missing.dispose();
+      await log?.abandon();
+      throw error;
+    }
+  }
+
+  /** Cuts off the torn tail of the log and removes left-over files: before anything is written. */
+  async begin(): Promise<void> {
+    await this.#super.heal();
+    await this.#log.cutTail();
+    await this.#removeLeftovers();
+  }
+
+  /** Closes the files as they were found. */
+  async abandon(): Promise<void> {
+    await this.#log.abandon();
+    await this.#super.close();
   }
 
   /**
@@ -171,7 +208,8 @@ export class SessionFiles {
     const directory = directoryOf(id);
     const serial = Math.max(serialOf(record.logFile), ...(await files.list(directory)).map(serialOf)) + 1;
     const logFile = logName(serial);
-    const first: SessionRecord = { ...record, mapFile: undefined, logFile };
+    const { logFrames: _, ...rest } = record; // of its old log
+    const first: SessionRecord = { ...rest, mapFile: undefined, logFile };
     const log = await createLog(files, directory, serial, first);
     const path = `${directory}/super`;
     const superblock = await Superblock.create(files, path, "session", id, first, decodeSessionRecord, "damaged");
@@ -295,14 +333,20 @@ export class SessionFiles {
     } finally {
       missing.dispose();
     }
-    await this.#super.store({ ...record, mapFile, logFile: next?.name ?? this.#logFile });
+    const log = next?.log ?? this.#log;
+    const logFile = next?.name ?? this.#logFile;
+    await this.#super.store({ ...record, mapFile, logFile, logFrames: log.durableFrames });
     this.#mapFile = mapFile;
     if (next) {
       const old = this.#log;
       this.#log = next.log;
       this.#logFile = next.name;
-      await old.close();
+      await old.close().catch(this.onTrouble);
     }
+    await this.#removeLeftovers().catch(this.onTrouble);
+  }
+
+  async #removeLeftovers(): Promise<void> {
     for (const name of await this.#files.list(this.directory))
       if (!this.#isKept(name)) await this.#files.remove(`${this.directory}/${name}`);
   }
@@ -321,7 +365,8 @@ export class SessionFiles {
 
   /** Durably over; what remains is to retire the files. */
   async end(record: SessionRecord): Promise<void> {
-    await this.#super.store({ ...record, state: "ended", mapFile: this.#mapFile, logFile: this.#logFile });
+    const { logFrames: _, ...rest } = record;
+    await this.#super.store({ ...rest, state: "ended", mapFile: this.#mapFile, logFile: this.#logFile });
   }
 
   async close(): Promise<void> {
@@ -342,6 +387,22 @@ export class SessionFiles {
     await this.close();
     await removeSessionDirectory(this.#files, this.id);
   }
+}
+
+/** Nothing of it counts as long as it says that it has not begun, or nothing at all. */
+async function removeUnfired(files: StateFiles, id: string): Promise<void> {
+  const path = `${directoryOf(id)}/super`;
+  if (await files.exists(path)) {
+    const found = await SessionFiles.openSuperblock(files, id);
+    await found.close();
+    if (found.value.state !== "creating")
+      throw new TidemarkError("PATH_EXISTS", {
+        message: `${path} exists: there is a copy ${id} already`,
+        hint: "start the daemon again, so that it finds what is there (`tidemark fsck` shows it before)",
+        metadata: { path },
+      });
+  }
+  await removeSessionDirectory(files, id);
 }
 
 /** Removes what is left of a session that never began or is over. The superblock goes last. */
@@ -365,6 +426,11 @@ function logName(serial: number): string {
 
 function serialOf(name: string): number {
   return Number(/-(\d+)\.(?:map|log)/.exec(name)?.[1] ?? 0);
+}
+
+/** A record from a point has a log of its own, of which the superblock knows nothing. */
+export function expectedLogEnd(own: SessionRecord, record: SessionRecord): ExpectedEnd | undefined {
+  return own.logFile === record.logFile ? atLeastFrames(own.logFrames) : undefined;
 }
 
 function missingMap(id: string): never {

@@ -42,6 +42,8 @@ export interface SessionRecord {
   readonly mapFile: string | undefined;
   /** Log of the granules copied since. */
   readonly logFile: string;
+  /** So many frames of it were durable when this was written; only in the superblock. */
+  readonly logFrames?: number;
   /** In state `ended`, unless an older program has written it. */
   readonly end?: SessionEnd;
 }
@@ -63,6 +65,11 @@ const NUMBERS = [
 
 const NUMBER_MAX = 2 ** 52;
 
+/** `c12`, which is also the name of its directory. */
+export function isSessionId(text: string): boolean {
+  return /^c[1-9][0-9]{0,14}$/.test(text);
+}
+
 /** Checks what was read from disk; METADATA_CORRUPT names the first field that is wrong. */
 export function decodeSessionRecord(value: unknown): SessionRecord {
   const record = value as Record<string, unknown>;
@@ -75,12 +82,15 @@ export function decodeSessionRecord(value: unknown): SessionRecord {
   if (typeof value !== "object" || value === null) return bad("record");
   for (const field of NUMBERS)
     if (!Number.isSafeInteger(record[field]) || !inRange(record[field] as number)) return bad(field);
-  if (typeof record["id"] !== "string" || !/^c[1-9][0-9]{0,14}$/.test(record["id"])) return bad("id");
+  if (typeof record["id"] !== "string" || !isSessionId(record["id"])) return bad("id");
   if (!["creating", "live", "failed", "ended"].includes(record["state"] as string)) return bad("state");
   if (!["opc", "quickopc"].includes(record["kind"] as string)) return bad("kind");
   if (typeof record["tracking"] !== "boolean") return bad("tracking");
   if (typeof record["reason"] !== "string") return bad("reason");
   if (!isFileName(record["logFile"], /^copied-\d{1,15}\.log$/)) return bad("logFile");
+  const { logFrames } = record;
+  if (logFrames !== undefined && !(Number.isSafeInteger(logFrames) && inRange(logFrames as number)))
+    return bad("logFrames");
   if (record["mapFile"] !== undefined && !isFileName(record["mapFile"], /^pending-\d{1,15}\.map$/))
     return bad("mapFile");
   if (record["failure"] !== undefined && !isFailure(record["failure"])) return bad("failure");

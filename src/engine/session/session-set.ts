@@ -6,8 +6,9 @@
  */
 import { endOnBug } from "../../base/assert.ts";
 import { TidemarkError } from "../../base/errors.ts";
-import { BARRIER_TIMEOUT_MS, SESSIONS_MAX, STOP_BACKGROUND_MS } from "../../base/limits.ts";
+import { BARRIER_TIMEOUT_MS, STOP_BACKGROUND_MS } from "../../base/limits.ts";
 import { granuleCountOf } from "../../base/units.ts";
+import type { OutOfService } from "../barred.ts";
 import type { CopyPlan, EngineEvent, SessionStatus, StartRequest, VolumeFacts } from "../engine-api.ts";
 import { PagedBitmap } from "../map/paged-bitmap.ts";
 import type { EnginePorts } from "../ports.ts";
@@ -18,9 +19,10 @@ import type { VolumeSet } from "../volume/volume-set.ts";
 import { Copier } from "./copier.ts";
 import { type EndedSessions, endOf } from "./ended-sessions.ts";
 import { explainStart } from "./explain.ts";
-import { extentsOverlap } from "./extents.ts";
+import { markLost } from "./mark-lost.ts";
 import { firePoint, type LiveView, type PointHost, type PointMember } from "./point.ts";
 import type { PointsLog } from "./points-log.ts";
+import { requireNobodyReadsThrough } from "./reads-through.ts";
 import { noticeForeignWrite, type ReopenHost, reopenVolume } from "./reopen.ts";
 import { requireRoom } from "./room.ts";
 import { transitionOf } from "./rules.ts";
@@ -28,7 +30,7 @@ import { CopySession } from "./session.ts";
 import { SessionFiles } from "./session-files.ts";
 import type { SessionRecord } from "./session-record.ts";
 import type { FoundSession } from "./session-recovery.ts";
-import { endCopying, makeDurable, retire, StopReport } from "./stop.ts";
+import { closeLogs, endCopying, logOf, makeDurable, retire, StopReport } from "./stop.ts";
 
 /** Between attempts at what could not be made durable. */
 const RETRY_AFTER_MS = 5000;
@@ -39,6 +41,7 @@ export class SessionSet {
   readonly #ports: EnginePorts;
   readonly #volumes: VolumeSet;
   readonly #points: PointsLog;
+  readonly #outOfService: OutOfService;
   readonly ended: EndedSessions;
   readonly #emit: (event: EngineEvent) => void;
   readonly #sessions = new Map<string, CopySession>();
@@ -58,12 +61,14 @@ export class SessionSet {
     ports: EnginePorts;
     volumes: VolumeSet;
     points: PointsLog;
+    outOfService: OutOfService;
     ended: EndedSessions;
     emit: (event: EngineEvent) => void;
   }) {
     this.#ports = options.ports;
     this.#volumes = options.volumes;
     this.#points = options.points;
+    this.#outOfService = options.outOfService;
     this.ended = options.ended;
     this.#emit = options.emit;
     this.#copier = new Copier(options.ports);
@@ -91,12 +96,8 @@ export class SessionSet {
     return this.#admin.run(async () => {
       this.#requireRunning();
       const members = choose();
-      requireRoom(this.#volumes, members);
-      if (this.#sessions.size + this.ended.size + members.length > SESSIONS_MAX)
-        throw new TidemarkError("LIMIT_EXCEEDED", {
-          message: `there are ${this.#sessions.size} copy sessions; at most ${SESSIONS_MAX} can exist`,
-          hint: "cancel sessions that are not needed",
-        });
+      const exist = this.#sessions.size + this.ended.size + this.#outOfService.sessions.size;
+      requireRoom(this.#volumes, members, exist);
       const sessions = await firePoint(this.#host(), members);
       this.#pointsSeen++;
       for (const session of sessions)
@@ -118,7 +119,7 @@ export class SessionSet {
       this.#requireRunning();
       const session = this.require(id);
       transitionOf(session.tableState, "cancel", id);
-      this.#requireNobodyReadsThrough(session);
+      requireNobodyReadsThrough(session);
       return this.#end(session, "cancelled");
     });
   }
@@ -146,12 +147,15 @@ export class SessionSet {
   }
 
   explain(request: Omit<StartRequest, "id" | "pace">): CopyPlan {
+    for (const { volumeUid } of [request.source, request.destination])
+      this.#volumes.require(volumeUid).requireInService();
     return explainStart(this.#views(), request);
   }
 
   require(id: string): CopySession {
     const session = this.#sessions.get(id);
     if (session) return session;
+    this.#outOfService.requireSession(id);
     throw new TidemarkError("SESSION_NOT_FOUND", {
       message: `there is no copy session ${id}`,
       hint: "`tidemark copy list` shows the sessions; `--all` also those that have ended",
@@ -175,6 +179,7 @@ export class SessionSet {
     const owner = {
       changed: (session: CopySession) => this.#progressed(session),
       copied: (session: CopySession) => this.#copied(session),
+      trouble: (error: unknown) => this.#trouble(error),
     };
     const session = new CopySession({ record, source, destination, pending, files, ports: this.#ports, owner });
     this.#sessions.set(session.id, session);
@@ -202,7 +207,7 @@ export class SessionSet {
    * known. Durable when it resolves.
    */
   async foreignWrite(volume: Volume, error: TidemarkError): Promise<void> {
-    for (const session of [...volume.leaving]) if (session.unfinished) await session.fail(error);
+    for (const session of [...volume.leaving, ...volume.entering]) if (session.unfinished) await session.fail(error);
     await this.#volumes.loseEpochs(volume);
   }
 
@@ -246,11 +251,11 @@ export class SessionSet {
     await endedWithin(clock, STOP_BACKGROUND_MS, this.#background);
     await this.#admin.run(async () => {
       const sessions = [...this.#sessions.values()];
-      for (const side of await makeDurable(clock, sessions, this.#volumes, report)) this.#unsettled.delete(side);
+      await makeDurable({ clock, sessions, volumes: this.#volumes, unsettled: this.#unsettled, report });
       const failed = (error: unknown) => report.add(error);
       if (this.#unsettled.size === 0) await this.#points.reset().catch(failed);
-      for (const session of sessions) await session.files.close().catch(failed);
       retire(sessions, this.#volumes);
+      await closeLogs([...sessions.map(logOf), this.#points], report);
       this.#sessions.clear();
     });
     return report;
@@ -283,19 +288,6 @@ export class SessionSet {
   /** Serialises with all changes of sessions; for what must not happen while one begins or ends. */
   exclusively<T>(task: () => Promise<T>): Promise<T> {
     return this.#admin.run(task);
-  }
-
-  /** A cascade copies on what this session still owes: ending it would leave the later destination with wrong data. */
-  #requireNobodyReadsThrough(session: CopySession): void {
-    if (!session.unfinished) return;
-    const reader = session.destinationVolume.leaving.find(
-      (other) => other.unfinished && other.state === "live" && extentsOverlap(other.source, session.destination),
-    );
-    if (!reader) return;
-    throw new TidemarkError("COPY_STATE", {
-      message: `copy ${session.id} cannot end yet: copy ${reader.id} still reads ${session.destination.name} through it`,
-      hint: `wait for copy ${reader.id} or cancel it first`,
-    });
   }
 
   #requireRunning(): void {
@@ -401,18 +393,18 @@ export class SessionSet {
   ): Promise<{ session: SessionStatus; destinationUsable: boolean }> {
     const release = await this.#standStill(session);
     try {
-      const failed = session.state === "failed";
-      const destinationUsable = !failed && !session.unfinished;
+      const destinationUsable = session.state !== "failed" && !session.unfinished;
       const status = session.status({ phase, atMs: this.#ports.clock.nowMs() });
       const ended = { session: status, destinationUsable };
+      await markLost(this.#volumes, session);
       await session.durable.run(() => session.files.end({ ...session.record(), end: endOf(ended) }));
       this.ended.add(ended);
       session.state = "ended";
-      detach(session.sourceVolume.leaving, session);
-      detach(session.destinationVolume.entering, session);
+      session.sourceVolume.detach(session);
+      session.destinationVolume.detach(session);
       this.#sessions.delete(session.id);
       this.#toldMs.delete(session.id);
-      this.#unsettled.delete(session); // its superblock says that it is over, whatever a point says
+      this.#unsettled.delete(session); // its superblock says that it is over
       session.releaseEpochs();
       this.#emit({ type: "session.ended", session: status, destinationUsable });
       release();
@@ -492,9 +484,4 @@ export class SessionSet {
     endOnBug(error);
     this.#emit({ type: "engine.trouble", message: error instanceof Error ? error.message : String(error) });
   }
-}
-
-function detach(list: CopySession[], session: CopySession): void {
-  const index = list.indexOf(session);
-  if (index >= 0) list.splice(index, 1);
 }

@@ -35,6 +35,8 @@ export interface SessionOwner {
   changed(session: CopySession): void;
   /** The last granule is copied and durable. */
   copied(session: CopySession): void;
+  /** Something did not work, at no cost; somebody should look. */
+  trouble(error: unknown): void;
 }
 
 export class CopySession {
@@ -116,6 +118,7 @@ export class CopySession {
     this.pending = options.pending;
     this.uncommitted = new PagedBitmap(options.ports.core, this.granuleCount, "empty");
     this.commits = new CommitQueue((runs) => this.#commitRound(runs));
+    this.files.onTrouble = (error) => options.owner.trouble(error);
     this.startProgress();
   }
 

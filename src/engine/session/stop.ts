@@ -10,6 +10,7 @@
 import { asTidemarkError, TidemarkError } from "../../base/errors.ts";
 import { STOP_COPYING_MS, STOP_DURABLE_MS } from "../../base/limits.ts";
 import type { Clock } from "../../base/ports.ts";
+import type { LogEnd } from "../durable/log-end.ts";
 import { endedWithin, within } from "../sync/deadline.ts";
 import type { Volume } from "../volume/volume.ts";
 import type { VolumeSet } from "../volume/volume-set.ts";
@@ -21,9 +22,15 @@ export class StopReport {
   readonly failures: TidemarkError[] = [];
   /** Volumes whose devices something may still be using: they are not closed. */
   readonly inUse = new Set<Volume>();
+  /** Where the logs end that the next start reads; those that are closed. */
+  readonly logEnds = new Map<string, LogEnd>();
 
   add(error: unknown): void {
     this.failures.push(asTidemarkError(error));
+  }
+
+  addLog({ path, end }: { readonly path: string; readonly end: LogEnd }): void {
+    this.logEnds.set(path, end);
   }
 
   /** Adds that a volume did not answer. */
@@ -67,23 +74,27 @@ export async function endCopying(
   }
 }
 
-/** Step 2; gives back the sessions and volumes whose own files say everything. */
-export async function makeDurable(
-  clock: Clock,
-  sessions: readonly CopySession[],
-  volumes: VolumeSet,
-  report: StopReport,
-): Promise<Set<CopySession | Volume>> {
-  const settled = new Set<CopySession | Volume>();
+/** What a stop makes durable. `unsettled`: what the points log still has to remember. */
+interface Unsettled {
+  readonly clock: Clock;
+  readonly sessions: readonly CopySession[];
+  readonly volumes: VolumeSet;
+  readonly unsettled: Map<CopySession | Volume, number>;
+  readonly report: StopReport;
+}
+
+/** Step 2; settled is what says everything in its own files, and a volume that has gone since its point. */
+export async function makeDurable({ clock, sessions, volumes, unsettled, report }: Unsettled): Promise<void> {
   await Promise.all([
     ...sessions.map(async (session) => {
-      if (await sessionDurable(clock, session, report)) settled.add(session);
+      if (await sessionDurable(clock, session, report)) unsettled.delete(session);
     }),
     ...volumes.all().map(async (volume) => {
-      if (await inTime(clock, volume, volumes.makeDurable(volume), report)) settled.add(volume);
+      if (await inTime(clock, volume, volumes.makeDurable(volume), report)) unsettled.delete(volume);
     }),
   ]);
-  return settled;
+  const present = new Set<CopySession | Volume>([...sessions, ...volumes.all()]);
+  for (const side of unsettled.keys()) if (!present.has(side)) unsettled.delete(side);
 }
 
 async function sessionDurable(clock: Clock, session: CopySession, report: StopReport): Promise<boolean> {
@@ -96,6 +107,29 @@ async function sessionDurable(clock: Clock, session: CopySession, report: StopRe
   } catch (error) {
     report.add(error);
     return false;
+  }
+}
+
+interface LogHolder {
+  close(): Promise<void>;
+  readonly logEnd: Parameters<StopReport["addLog"]>[0];
+}
+
+/** Closed behind a checkpoint in the background that was late; what comes later finds nothing to do. */
+export function logOf({ durable, files }: CopySession): LogHolder {
+  return {
+    close: () => durable.run(() => files.close()),
+    get logEnd() {
+      return files.logEnd;
+    },
+  };
+}
+
+/** Closes what holds a log, whatever becomes of the others. */
+export async function closeLogs(holders: readonly LogHolder[], report: StopReport): Promise<void> {
+  for (const holder of holders) {
+    await holder.close().catch((error: unknown) => report.add(error));
+    report.addLog(holder.logEnd);
   }
 }
 

@@ -6,13 +6,13 @@
  *   1. After `allocate` has returned, writes into the range do not fail for want of space, as far as the system can promise
  *      that. What was not written there reads as zeros or as what it held before. The promise is durable after a `sync`.
  *   2. `allocate` of a range that is allocated already changes nothing.
- *   3. Out of space in `write`, `truncate` or `allocate` (`wasOutOfSpace`) changes nothing before the range concerned.
+ *   3. Out of space in `write` and in `allocate` is told by `wasOutOfSpace`, and changes nothing outside the range concerned.
  */
 import { asTidemarkError, TidemarkError } from "../../base/errors.ts";
 import { type StateFile, wasOutOfSpace } from "../durable/state-files.ts";
 
 export interface SnapFile extends StateFile {
-  /** METADATA_WRITE_FAILED with the system code; `wasOutOfSpace` tells ENOSPC and EDQUOT. */
+  /** METADATA_WRITE_FAILED as of a `write`, with the system code. */
   allocate(offsetBytes: number, lengthBytes: number): Promise<void>;
 }
 

@@ -75,15 +75,19 @@ class SystemSnapFile implements SnapFile {
     const result = (await native?.fallocateAsync(this.#fd, 0, offsetBytes, lengthBytes)) ?? 0;
     if (result < 0 && !isUnsupported(-result))
       throw stateFileError("write", this.path, Object.assign(new Error("fallocate"), { code: errnoName(-result) }));
-    if ((await this.size()) < offsetBytes + lengthBytes) await this.truncate(offsetBytes + lengthBytes);
+    if ((await this.size()) < offsetBytes + lengthBytes) await this.#resize("write", offsetBytes + lengthBytes);
   }
 
-  async truncate(lengthBytes: number): Promise<void> {
+  truncate(lengthBytes: number): Promise<void> {
+    return this.#resize("truncate", lengthBytes);
+  }
+
+  async #resize(operation: "write" | "truncate", lengthBytes: number): Promise<void> {
     this.#check();
     try {
       await truncateFd(this.#fd, lengthBytes);
     } catch (error) {
-      throw stateFileError("write", this.path, error);
+      throw stateFileError(operation, this.path, error);
     }
   }
 

@@ -5,6 +5,7 @@
  * may stall: a volume is *reserved* there in one step, then removed, resized or opened again; meanwhile nothing else is
  * done with it (VOLUME_BUSY). Devices are opened and closed with a limit (device-steps.ts).
  */
+import { endOnBug } from "../../base/assert.ts";
 import { asTidemarkError, type ErrorRecord, TidemarkError, toErrorRecord } from "../../base/errors.ts";
 import {
   DEVICE_STEPS_LATE_MAX,
@@ -24,7 +25,7 @@ import { ChangeChain } from "./change-chain.ts";
 import { DeviceSteps } from "./device-steps.ts";
 import { Volume } from "./volume.ts";
 import { createVolumeFile, inspectVolumePath, removeVolumeFile } from "./volume-file.ts";
-import { VolumeTracking } from "./volume-tracking.ts";
+import { removeVolumeDirectory, VolumeTracking } from "./volume-tracking.ts";
 
 /** What is being done with a reserved volume. */
 export type VolumeTask = "removed" | "resized" | "opened again";
@@ -77,20 +78,45 @@ export class VolumeSet {
     });
   }
 
-  /** Side by side; a volume that cannot be opened stays offline, with its reason, and the others go on. */
-  async openOrKeep(specs: readonly VolumeSpec[]): Promise<void> {
-    const volumes = specs.map((spec) => ({ spec, volume: this.#newVolume(spec) }));
-    for (const { spec, volume } of volumes)
-      this.#entries.set(spec.uid, { volume, spec, tracking: undefined, task: undefined });
-    await Promise.all(
-      volumes.map(async ({ volume, spec }) => {
-        try {
-          await this.#open(volume, spec);
-        } catch (error) {
-          volume.setFailure(toErrorRecord(error));
-        }
-      }),
-    );
+  /** Known from here on, and not open. */
+  enter(specs: readonly VolumeSpec[]): void {
+    for (const spec of specs)
+      this.#entries.set(spec.uid, { volume: this.#newVolume(spec), spec, tracking: undefined, task: undefined });
+  }
+
+  /**
+   * Side by side; a volume that cannot be opened stays offline, with its reason, and the others go on. Those that are out of
+   * service are not opened.
+   */
+  async openOrKeep(outOfService: ReadonlyMap<string, TidemarkError>): Promise<void> {
+    const opening = [...this.#entries.values()].map(async ({ volume, spec }) => {
+      const why = outOfService.get(spec.uid);
+      if (why) await this.#identify(volume);
+      try {
+        if (why) throw why;
+        await this.#open(volume, spec);
+      } catch (error) {
+        volume.setFailure(toErrorRecord(error));
+      }
+    });
+    await Promise.all(opening);
+  }
+
+  /** What it lives on is taken, though it is not opened. */
+  async #identify(volume: Volume): Promise<void> {
+    const { path } = volume;
+    const identifying = async () => {
+      volume.identity = await this.requireUnshared(path, volume);
+    };
+    // What cannot be looked at is not known, as of a volume that cannot be opened.
+    await this.#steps.run({ path, action: "look at", run: identifying }).catch(endOnBug);
+  }
+
+  /** Takes back a volume whose removal did not come about; one that cannot be opened stays offline. */
+  async takeBack(spec: VolumeSpec): Promise<void> {
+    this.enter([spec]);
+    const { volume } = this.#entry(spec.uid);
+    await this.#open(volume, spec).catch((error: unknown) => volume.setFailure(toErrorRecord(error)));
   }
 
   async add(spec: VolumeSpec): Promise<VolumeFacts> {
@@ -202,11 +228,12 @@ export class VolumeSet {
 
   /**
    * Keeps everybody else from the volume until `release`; `remove` and `resize` let go of it themselves. One step, taken where
-   * sessions cannot change. VOLUME_NOT_FOUND, VOLUME_BUSY.
+   * sessions cannot change. VOLUME_NOT_FOUND, VOLUME_BUSY, OUT_OF_SERVICE.
    */
   reserve(uid: string, task: VolumeTask): Volume {
     const entry = this.#entry(uid);
     if (entry.task !== undefined) throw taskUnderWay(entry.volume, entry.task);
+    entry.volume.requireInService();
     if (task !== "opened again") requireIdle(entry.volume, task);
     entry.task = task;
     return entry.volume;
@@ -227,7 +254,8 @@ export class VolumeSet {
       // First: nobody tracks with files that are half gone, should it fail.
       entry.tracking = undefined;
       volume.activity = undefined;
-      await tracking?.remove();
+      // Also what an earlier removal, that was cut off, has left.
+      await (tracking?.remove() ?? removeVolumeDirectory(this.#ports.files, uid));
       await volume.device?.close();
     };
     try {
@@ -403,7 +431,7 @@ export class VolumeSet {
       [...this.#entries.values()].map(async (entry) => {
         const { volume } = entry;
         if (report.inUse.has(volume) || entry.task === "removed") return;
-        const closing = closeEntry(entry, stamps);
+        const closing = closeEntry(entry, stamps, report);
         closing.catch((error: unknown) => report.add(error));
         if ((await endedWithin(this.#ports.clock, STOP_CLOSE_MS, [closing])) === "late") report.addLate(volume);
       }),
@@ -413,11 +441,12 @@ export class VolumeSet {
   }
 }
 
-async function closeEntry({ volume, tracking }: Entry, stamps: Map<string, string>): Promise<void> {
+async function closeEntry({ volume, tracking }: Entry, stamps: Map<string, string>, report: StopReport): Promise<void> {
   const used = volume.entering.length + volume.leaving.length > 0;
   if (volume.expectedStamp !== undefined) stamps.set(volume.uid, volume.expectedStamp);
   else if (used && volume.stoppedOnline && volume.device) stamps.set(volume.uid, await volume.device.stamp());
   await tracking?.close();
+  if (tracking) report.addLog(tracking.logEnd);
   await volume.device?.close();
   volume.chain.dispose();
 }

@@ -6,14 +6,17 @@
  * stop) every granule of the regions that are still hot in the open epoch.
  * Invariants:
  *   1. The superblock names maps and log of one checkpoint; what it does not name, and no later log, is a left-over.
- *   2. Marks that did not go through the activity log (`noteMarks`) are in the points log until a checkpoint has them.
+ *   2. No activity log takes the number of another one that may still be there: numbers go up, and tracking that begins anew
+ *      begins in an empty directory.
+ *   3. Marks that did not go through the activity log (`noteMarks`) are in the points log until a checkpoint has them.
  * Source: data-safety 1.3, 1.8, 1.10; formats: docs/file-formats.md.
  */
 import { endOnBug } from "../../base/assert.ts";
 import { TidemarkError } from "../../base/errors.ts";
 import { granulesTouched } from "../../base/units.ts";
-import { REGION_BITS_BYTES, REGION_GRANULES, type RegionBits } from "../durable/activity-frames.ts";
+import { REGION_BITS_BYTES } from "../durable/activity-frames.ts";
 import { ActivityLog, type ActivityLogOptions } from "../durable/activity-log.ts";
+import type { ExpectedEnd, LogEnd } from "../durable/log-end.ts";
 import { type MapHeader, readMap, writeMap } from "../durable/map-file.ts";
 import type { StateFiles } from "../durable/state-files.ts";
 import { Superblock } from "../durable/superblock.ts";
@@ -21,9 +24,18 @@ import type { PagedBitmap } from "../map/paged-bitmap.ts";
 import type { ActivityBounds, EnginePorts } from "../ports.ts";
 import type { RecoveredPoint, VolumeSeal } from "../session/points-log.ts";
 import { Mutex } from "../sync/mutex.ts";
-import { type Epoch, type EpochTrust, leastTrust } from "./change-chain.ts";
+import { type Epoch, leastTrust } from "./change-chain.ts";
+import { addBits, epochOf, regionBits, setRegion, setRegionBits } from "./epoch-bits.ts";
 import type { Volume } from "./volume.ts";
-import { decodeVolumeRecord, type EpochEntry, mapFileOf, TRUSTS, type VolumeRecord } from "./volume-record.ts";
+import {
+  decodeVolumeRecord,
+  type EpochEntry,
+  expectedLogEnd,
+  mapFileOf,
+  requireLogInUse,
+  TRUSTS,
+  type VolumeRecord,
+} from "./volume-record.ts";
 
 export const VOLUMES_DIRECTORY = "volumes";
 
@@ -36,11 +48,15 @@ export class VolumeTracking {
   readonly #checkpoints = new Mutex();
   #openEpoch: number;
   #serial: number;
+  /** Highest number of an activity log that is there or was tried. */
+  #lastLog: number;
   /** How often marks were made that are in no log of this volume; and how many of them a durable checkpoint has. */
   #marksNoted = 0;
   #marksKept = 0;
   #checkpointing = false;
   #closed = false;
+  /** Points that the activity log does not have, until `begin`. */
+  readonly #found: Parameters<ActivityLog["point"]>[0][] = [];
   /** Granules of each epoch in the map file that the superblock names. */
   #inFiles: ReadonlyMap<number, { readonly count: number; readonly serial: number }> = new Map();
 
@@ -50,6 +66,7 @@ export class VolumeTracking {
     superblock: Superblock<VolumeRecord>;
     activity: ActivityLog;
     openEpoch: number;
+    lastLog?: number;
   }) {
     this.#files = options.ports.files;
     this.#bounds = options.ports.activity;
@@ -58,6 +75,7 @@ export class VolumeTracking {
     this.activity = options.activity;
     this.#openEpoch = options.openEpoch;
     this.#serial = options.superblock.value.serial;
+    this.#lastLog = options.lastLog ?? options.activity.number;
     this.#volume.onActivation = () => this.#checkpointWhenLong();
   }
 
@@ -66,10 +84,11 @@ export class VolumeTracking {
     const { files } = ports;
     const directory = directoryOf(volume.uid);
     await files.makeDirectory(directory);
+    // Nobody tracks the volume: what is there is left over from an attempt or a removal that was cut off.
+    await emptyDirectory(files, directory);
     const openEpoch = volume.chain.nextId - 1;
     const activity = await ActivityLog.create(logOptions(ports, volume), 1, openEpoch);
     try {
-      // What is there already is left over from an attempt that failed: nobody tracks the volume.
       const superblock = await newSuperblock(files, volume, { log: 1, serial: 1, epochs: [] });
       await files.syncDirectory(VOLUMES_DIRECTORY);
       return new VolumeTracking({ ports, volume, superblock, activity, openEpoch });
@@ -81,12 +100,14 @@ export class VolumeTracking {
 
   /**
    * Opens the files of a volume and puts its chain back together, with what `points` add. Undefined when the volume was never
-   * tracked. METADATA_CORRUPT: `rebuild` is the way out.
+   * tracked. Nothing is changed on the disk: `begin` comes before it is used, or `abandon`. METADATA_CORRUPT: `rebuild` is
+   * the way out.
    */
   static async open(
     ports: EnginePorts,
     volume: Volume,
     points: readonly RecoveredPoint[],
+    ends: ReadonlyMap<string, ExpectedEnd> = new Map(),
   ): Promise<VolumeTracking | undefined> {
     const { files } = ports;
     const directory = directoryOf(volume.uid);
@@ -96,8 +117,8 @@ export class VolumeTracking {
     const record = superblock.value;
     const epochs: Epoch[] = [];
     const inFiles = new Map<number, { count: number; serial: number }>();
+    let activity: ActivityLog | undefined;
     try {
-      await superblock.heal();
       for (const [id, beginMs, trust, serial] of record.epochs) {
         const header = {
           kind: "epoch" as const,
@@ -116,11 +137,16 @@ export class VolumeTracking {
           message: `${directory}: the activity log al-${record.log}.log is missing`,
           hint: "what this volume tracks is copied in full next time",
         });
-      const { log, replay } = await ActivityLog.open(logOptions(ports, volume), numbers);
+      const expected = (number: number) => expectedLogEnd(directory, record, number, ends);
+      const { log, replay } = await ActivityLog.find({ ...logOptions(ports, volume), expected }, numbers);
+      activity = log;
+      requireLogInUse(directory, record, log.number);
       for (const sealed of replay.sealed) addBits(epochOf(epochs, sealed.epoch, volume), sealed.regionBits);
       const open = epochOf(epochs, replay.openEpoch, volume);
       addBits(open, replay.regionBits);
-      const tracking = new VolumeTracking({ ports, volume, superblock, activity: log, openEpoch: replay.openEpoch });
+      const { openEpoch } = replay;
+      const lastLog = numbers.at(-1) ?? log.number;
+      const tracking = new VolumeTracking({ ports, volume, superblock, activity: log, openEpoch, lastLog });
       tracking.#inFiles = inFiles;
       const last = tracking.#applyPoints(epochs, points, open);
       for (const region of replay.hotRegions) {
@@ -132,6 +158,7 @@ export class VolumeTracking {
       return tracking;
     } catch (error) {
       for (const epoch of epochs) epoch.map.dispose();
+      await activity?.abandon();
       await superblock.close();
       throw error;
     }
@@ -178,6 +205,21 @@ export class VolumeTracking {
     return tracking;
   }
 
+  /** Before anything else is written. */
+  async begin(): Promise<void> {
+    await this.#super.heal();
+    await this.activity.cutTail();
+    for (const point of this.#found.splice(0)) this.#notePoint(point);
+  }
+
+  /** Lets go of files and chain as they were found. */
+  async abandon(): Promise<void> {
+    this.#closed = true;
+    this.#volume.chain.dispose();
+    await this.activity.abandon();
+    await this.#super.close();
+  }
+
   /** What is wrong with its superblock, although it could be read. */
   get slotDamage(): TidemarkError | undefined {
     return this.#super.slotDamage;
@@ -218,7 +260,7 @@ export class VolumeTracking {
           bits: new Uint8Array(Buffer.from(bits, "base64")),
         }));
         for (const { region, bits } of hotBits) setRegionBits(open, region, bits);
-        this.#notePoint({ sealedEpoch: open.id, openedEpoch: seal.openedEpoch, hotBits });
+        this.#found.push({ sealedEpoch: open.id, openedEpoch: seal.openedEpoch, hotBits });
         open = epochOf(epochs, seal.openedEpoch, this.#volume);
         this.#openEpoch = seal.openedEpoch;
       }
@@ -298,7 +340,8 @@ export class VolumeTracking {
       // An epoch that has been merged away may still have bits in its file: only a checkpoint drops it.
       const missing = record.epochs.filter(([id, , , serial]) => serial > 0 && !epochs.some(([kept]) => kept === id));
       const all = [...missing, ...epochs].sort((a, b) => a[0] - b[0]);
-      await this.#super.store({ ...record, epochs: all, nextEpoch: this.#volume.chain.nextId });
+      const inUse = this.#inUse();
+      await this.#super.store({ ...record, epochs: all, nextEpoch: this.#volume.chain.nextId, inUse });
     });
   }
 
@@ -318,7 +361,7 @@ export class VolumeTracking {
     return this.#checkpoints.run(async () => {
       if (this.#closed) return;
       if (mode === "clean") await this.activity.evictAll();
-      const number = this.activity.number + 1;
+      const number = ++this.#lastLog;
       const serial = ++this.#serial;
       await this.activity.checkpoint(number);
       const marks = this.#marksNoted; // in the same turn as the copies, which have them
@@ -333,11 +376,16 @@ export class VolumeTracking {
         for (const { copy } of written) copy?.dispose();
       }
       const epochs = written.map(({ entry }) => entry);
-      await this.#super.store({ uid: this.#volume.uid, nextEpoch, log: number, serial, epochs });
+      const inUse = this.#inUse();
+      await this.#super.store({ uid: this.#volume.uid, nextEpoch, log: number, serial, inUse, epochs });
       this.#inFiles = new Map(written.map(({ id, count, entry }) => [id, { count, serial: entry[3] }]));
       this.#marksKept = marks;
       await this.#removeLeftovers(directory);
     });
+  }
+
+  #inUse(): readonly [log: number, frames: number] {
+    return [this.activity.number, this.activity.durableFrames];
   }
 
   /** An epoch only ever gains granules: as many as in its file are the same ones, and an empty one needs no file. */
@@ -363,6 +411,11 @@ export class VolumeTracking {
     }
   }
 
+  /** Where the log in use ends; after `close`, for good. */
+  get logEnd(): { readonly path: string; readonly end: LogEnd } {
+    return { path: `${directoryOf(this.#volume.uid)}/al-${this.activity.number}.log`, end: this.activity.end };
+  }
+
   /** After what is under way on the files; what comes later does nothing. */
   close(): Promise<void> {
     return this.#checkpoints.run(() => this.#close());
@@ -386,10 +439,18 @@ export class VolumeTracking {
 export async function removeVolumeDirectory(files: StateFiles, uid: string): Promise<void> {
   const directory = directoryOf(uid);
   if (!(await files.exists(directory))) return;
-  const names = (await files.list(directory)).filter((name) => name !== "super");
-  for (const name of ["super", ...names]) await files.remove(`${directory}/${name}`);
+  await emptyDirectory(files, directory);
   await files.removeDirectory(directory);
   await files.syncDirectory(VOLUMES_DIRECTORY);
+}
+
+/** Durably. The superblock goes first: one that came back without its files would be taken for damage. */
+async function emptyDirectory(files: StateFiles, directory: string): Promise<void> {
+  const names = await files.list(directory);
+  if (names.includes("super")) await files.remove(`${directory}/super`);
+  await files.syncDirectory(directory);
+  for (const name of names) if (name !== "super") await files.remove(`${directory}/${name}`);
+  await files.syncDirectory(directory);
 }
 
 function newSuperblock(
@@ -431,45 +492,4 @@ function logOptions({ files, activity }: EnginePorts, volume: Volume): ActivityL
     readRegionBits: (region) =>
       volume.chain.tracked ? regionBits(volume.chain.open.map, region) : new Uint8Array(REGION_BITS_BYTES),
   };
-}
-
-/** The epoch of this id; a new, empty one is put in its place when the checkpoint did not have it. */
-function epochOf(epochs: Epoch[], id: number, volume: Volume): Epoch {
-  const known = epochs.find((epoch) => epoch.id === id);
-  if (known) return known;
-  const trust: EpochTrust = "exact";
-  const made: Epoch = { id, beginMs: 0, map: volume.chain.newMap(), trust };
-  epochs.push(made);
-  epochs.sort((a, b) => a.id - b.id);
-  return made;
-}
-
-function regionBits(map: PagedBitmap, region: number): Uint8Array {
-  const bits = new Uint8Array(REGION_BITS_BYTES);
-  const first = region * REGION_GRANULES;
-  const limit = Math.min(first + REGION_GRANULES, map.bitCount);
-  for (let run = nextIn(map, first, limit); run; run = nextIn(map, run.first + run.count, limit))
-    for (let bit = run.first - first; bit < run.first - first + run.count; bit++)
-      bits[bit >>> 3] = (bits[bit >>> 3] ?? 0) | (1 << (bit & 7));
-  return bits;
-}
-
-function nextIn(map: PagedBitmap, from: number, limit: number): { first: number; count: number } | undefined {
-  return from < limit ? map.nextRun(from, limit) : undefined;
-}
-
-function addBits(epoch: Epoch, bits: ReadonlyMap<number, Uint8Array>): void {
-  for (const [region, regionBytes] of bits) setRegionBits(epoch, region, regionBytes);
-}
-
-function setRegionBits(epoch: Epoch, region: RegionBits["region"], bits: Uint8Array): void {
-  const first = region * REGION_GRANULES;
-  for (let bit = 0; bit < REGION_GRANULES && first + bit < epoch.map.bitCount; bit++)
-    if (((bits[bit >>> 3] ?? 0) >>> (bit & 7)) & 1) epoch.map.setRange(first + bit, 1);
-}
-
-function setRegion(epoch: Epoch, region: number): void {
-  const first = region * REGION_GRANULES;
-  if (first >= epoch.map.bitCount) return;
-  epoch.map.setRange(first, Math.min(REGION_GRANULES, epoch.map.bitCount - first));
 }

@@ -90,6 +90,14 @@ export class Volume {
     return this.entering.length + this.leaving.length + this.exportCount > 0;
   }
 
+  /** A session that is over. */
+  detach(session: CopySession): void {
+    for (const list of [this.entering, this.leaving]) {
+      const index = list.indexOf(session);
+      if (index >= 0) list.splice(index, 1);
+    }
+  }
+
   attachDevice(device: BlockDevice, identity: readonly string[]): void {
     this.#device = device;
     this.identity = identity;
@@ -123,11 +131,17 @@ export class Volume {
   get unavailable(): TidemarkError | undefined {
     if (this.online) return undefined;
     if (this.#failure?.code === "STOPPING") return fromErrorRecord(this.#failure);
+    if (this.#failure?.code === "OUT_OF_SERVICE") return outOfService("VOLUME_UNAVAILABLE", this, this.#failure);
     return new TidemarkError("VOLUME_UNAVAILABLE", {
       message: `volume ${this.name} is not available: ${this.#failure?.detail.message ?? "it is not open"}`,
       hint: `bring ${this.path} back, then: tidemark volume reopen ${this.name}`,
       metadata: { volume: this.name },
     });
+  }
+
+  /** OUT_OF_SERVICE when it has to be left alone in this run (barred.ts). */
+  requireInService(): void {
+    if (this.#failure?.code === "OUT_OF_SERVICE") throw outOfService("OUT_OF_SERVICE", this, this.#failure);
   }
 
   requireDevice(): BlockDevice {
@@ -362,6 +376,15 @@ async function preserve(session: CopySession, run: GranuleRun): Promise<void> {
 async function settleAll(tasks: readonly Promise<void>[]): Promise<void> {
   const results = await Promise.allSettled(tasks);
   for (const result of results) if (result.status === "rejected") throw result.reason;
+}
+
+function outOfService(
+  code: "VOLUME_UNAVAILABLE" | "OUT_OF_SERVICE",
+  { name }: Volume,
+  { detail }: ErrorRecord,
+): TidemarkError {
+  const metadata = { ...detail.metadata, volume: name, reason: "OUT_OF_SERVICE" };
+  return new TidemarkError(code, { ...detail, message: `volume ${name} is ${detail.message}`, metadata });
 }
 
 /** The device does not work any more. A file that has been cut serves what is left of it. */

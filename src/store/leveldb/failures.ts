@@ -7,6 +7,7 @@ const REBUILD =
 
 /** A database that cannot be opened at start. It is left as it is. */
 export function openFailed(directory: string, error: unknown): TidemarkError {
+  if (error instanceof TidemarkError) return error;
   const codes = codesOf(error);
   const metadata = { path: directory };
   if (codes.includes("LEVEL_LOCKED"))

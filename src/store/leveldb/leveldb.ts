@@ -4,6 +4,7 @@
  * Every batch is written with `sync: true`: LevelDB's default loses acknowledged writes at power loss. A database that
  * another process has open is STATE_DIRECTORY_LOCKED; one that cannot be opened is METADATA_CORRUPT and never repaired
  * by itself (data-safety §1.9).
+ * LevelDB drops what it cannot read of its log: the log is looked at before it is opened (log-check.ts).
  * After a failed write LevelDB takes no more, or writes on behind a torn record, and its buffer may still hold what was
  * refused: it is closed and opened anew before the next batch, once there is room for what opening writes.
  */
@@ -11,15 +12,15 @@ import { Level } from "level";
 import { TidemarkError } from "../../base/errors.ts";
 import type { KeyRange, KeyValue, KeyValueChange } from "../key-value.ts";
 import type { Schema } from "../schema.ts";
-import type { Store } from "../store.ts";
 import { TableStore } from "../table-store.ts";
 import { openFailed, readFailed, reopenFailed } from "./failures.ts";
+import { checkLogs } from "./log-check.ts";
 import { requireRoom } from "./room.ts";
 
 type Database = Level<string, Uint8Array>;
 
 /** Opens, or makes, the database in `directory`. STATE_DIRECTORY_LOCKED, METADATA_CORRUPT, SCHEMA_TOO_NEW. */
-export async function openLevelStore(directory: string, schema?: Schema): Promise<Store> {
+export async function openLevelStore(directory: string, schema?: Schema): Promise<TableStore> {
   return TableStore.open(await LevelEngine.open(directory), schema);
 }
 
@@ -37,6 +38,7 @@ class LevelEngine implements KeyValue {
 
   static async open(directory: string): Promise<LevelEngine> {
     try {
+      await checkLogs(directory);
       return new LevelEngine(directory, await openDatabase(directory));
     } catch (error) {
       throw openFailed(directory, error);
@@ -47,6 +49,15 @@ class LevelEngine implements KeyValue {
     await this.#reopening;
     try {
       return await this.#require().get(key);
+    } catch (error) {
+      throw readFailed(this.#directory, error);
+    }
+  }
+
+  async getMany(keys: readonly string[]): Promise<(Uint8Array | undefined)[]> {
+    await this.#reopening;
+    try {
+      return await this.#require().getMany([...keys]);
     } catch (error) {
       throw readFailed(this.#directory, error);
     }

@@ -5,7 +5,6 @@
  */
 import type { KeyRange, KeyValue, KeyValueChange } from "../key-value.ts";
 import type { Schema } from "../schema.ts";
-import type { Store } from "../store.ts";
 import { TableStore } from "../table-store.ts";
 
 /** What the store keeps while it is closed: key to sealed value. */
@@ -16,7 +15,7 @@ export function openMemoryStore(
   disk: MemoryDisk = new Map(),
   schema?: Schema,
   beforeBatch: () => void = () => undefined,
-): Promise<Store> {
+): Promise<TableStore> {
   return TableStore.open(memoryEngine(disk, beforeBatch), schema);
 }
 
@@ -25,6 +24,12 @@ function memoryEngine(disk: MemoryDisk, beforeBatch: () => void): KeyValue {
     async get(key) {
       const value = disk.get(key);
       return value === undefined ? undefined : Uint8Array.from(value);
+    },
+    async getMany(keys) {
+      return keys.map((key) => {
+        const value = disk.get(key);
+        return value && Uint8Array.from(value);
+      });
     },
     entries: (range) => select(disk, range),
     async batch(changes: readonly KeyValueChange[]) {
