@@ -116,6 +116,16 @@ export const SCRUB_INTERVAL_MS = 7 * 24 * 3600 * 1000;
 export const SCRUB_FIRST_MS = 3600 * 1000;
 /** Scrubs at once; they share the rate. */
 export const SCRUBS_MAX = 4;
+/**
+ * Snap data volume: granules that one holds at most (128 GiB). Its index takes up to 32 bytes of memory for each, so this is
+ * 512 MiB.
+ */
+export const SNAP_LIVE_GRANULES_MAX = 16 * 1024 * 1024;
+/** Snap data volume: granules of one append, and of all that wait to be stored (128 MiB of data). */
+export const SNAP_APPEND_GRANULES_MAX = 512;
+export const SNAP_QUEUE_GRANULES_MAX = 16_384;
+/** Generations of one chain; every one of them takes a place among the sessions of its source. */
+export const SNAP_GENERATIONS_MAX = SESSIONS_PER_VOLUME_MAX;
 export const PACE_MIN = 1;
 export const PACE_MAX = 15;
 /** NBD: the largest request and option that are read; more is answered with an error (NBD protocol, "size limits"). */
@@ -158,6 +168,7 @@ assert(
     STOP_MS_MAX - STOP_CLOSE_MS - STOP_COPIERS_MS - STOP_THREAD_MS,
   "the steps of a stop have their time",
 );
+assert(SNAP_APPEND_GRANULES_MAX <= SNAP_QUEUE_GRANULES_MAX, "the largest append may wait");
 assert(STATE_LOG_FRAME_BYTES_MAX < STATE_LOG_QUEUE_BYTES_MAX, "the largest frame may wait");
 assert(ACTIVITY_WAITERS_MAX >= NBD_CONNECTIONS_MAX * NBD_IN_FLIGHT_REQUESTS_MAX, "every NBD request may wait");
 assert(RPC_CHUNK_BYTES < RPC_MESSAGE_BYTES_MAX, "a chunk fits into a message");
