@@ -119,6 +119,50 @@ test("a flip of any byte of a closed log is found; the frame that only marks the
   }
 });
 
+test("data-safety 3.2, 9: with its end known, a flip of any byte of a log is told, every length is, and a log that has grown is whole", async (t) => {
+  const files = memoryStateFiles();
+  const log = await create(files);
+  for (const number of upTo(5)) await log.append(payloadOf(number));
+  await log.close();
+  const whole = files.contents(PATH);
+  const markAt = whole.length - FRAME_HEADER_BYTES;
+  let lostMarks = 0;
+  const expected = { ...log.end, onLostMark: () => lostMarks++ };
+  const find = async () => {
+    const found = await FrameLog.find(files, PATH, "box", "points", () => undefined, expected);
+    await found.abandon();
+    return found.end;
+  };
+  t.deepEqual(await find(), log.end);
+  t.is(lostMarks, 0);
+  const toldAs = async (damaged: Uint8Array, isMarkOnly: boolean, what: string) => {
+    files.damage(PATH, damaged);
+    lostMarks = 0;
+    if (isMarkOnly) await find();
+    else await t.throwsAsync(find(), { code: "METADATA_CORRUPT", message: /^points-7\.log: / }, what);
+    t.is(lostMarks, isMarkOnly ? 1 : 0, what);
+  };
+  for (let at = 0; at < whole.length; at++) {
+    const damaged = whole.slice();
+    damaged[at] = (damaged[at] as number) ^ (1 << (at % 8));
+    await toldAs(damaged, at >= markAt, `byte ${at}`);
+  }
+  for (let length = 0; length < whole.length; length++)
+    await toldAs(whole.slice(0, length), length >= markAt, `length ${length}`);
+  // Another log up to there: the same frames but for the content of the last.
+  const other = await create(files);
+  for (const number of [1, 2, 3, 4, 6]) await other.append(payloadOf(number));
+  await other.close();
+  await t.throwsAsync(find(), { message: /frame 5 is not the one that the last stop has left/ });
+  files.damage(PATH, whole);
+  const { log: again } = await open(files);
+  await again.append(payloadOf(6));
+  await again.close();
+  lostMarks = 0;
+  t.true((await find()).sequence > log.end.sequence);
+  t.is(lostMarks, 0);
+});
+
 test("damage at or below a durable frame is corruption and names the place; above it is a torn tail", async (t) => {
   const files = memoryStateFiles();
   const log = await create(files);
