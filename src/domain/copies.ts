@@ -28,7 +28,7 @@ import type { Context } from "./context.ts";
 import { checkCount, checkDistinct, checkId, checkPace, refuseUnaligned, sessionNotFound } from "./copy-checks.ts";
 import { endEvent, firedEvent, phaseEvent } from "./copy-events.ts";
 import { COPY_COUNTER, CopyNumbers, type Taken } from "./copy-numbers.ts";
-import { compareRows, rowOf } from "./copy-rows.ts";
+import { compareRows, joined, rowOf } from "./copy-rows.ts";
 import { EndedCopies, endedRowOf, statusOfRow } from "./ended-copies.ts";
 import { decide, type Intent, isRefusal, NO_INTENT, targetOf } from "./intents.ts";
 import type { NewEvent, Recorder } from "./journal.ts";
@@ -98,6 +98,14 @@ export class Copies {
   /** Takes over what the engine found when it started, and puts the rows right by it. METADATA_WRITE_FAILED. */
   async adopt(found: Pick<EngineFound, "sessions" | "ended" | "outOfService">): Promise<void> {
     const { journal, clock } = this.#context;
+    const told = found.ended.map((one) => endedRowOf(one.session, one.destinationUsable));
+    const before = [...this.#ended.rows.values(), ...told];
+    // Before anything is waited for: a session may end at any time from now on, and is told of as one of these.
+    for (const session of found.sessions) {
+      this.#ended.drop(numberOf(session));
+      this.#live.set(session.id, session);
+      this.#numbers.seen(numberOf(session));
+    }
     for (const { session, destinationUsable } of found.ended) {
       this.#numbers.seen(numberOf(session));
       if (this.#ended.has(numberOf(session))) this.#forget(session.id);
@@ -106,21 +114,14 @@ export class Copies {
     const { rows, events } = this.outOfService.adopt(found.outOfService, this.#rowsAtStart);
     for (const number of this.outOfService.numbers) this.#numbers.seen(number);
     if (events.length > 0) await journal.commit([], events);
-    const corrections = compareRows(rows, found.sessions, this.#ended.rows, clock.nowMs());
-    for (let at = 0; at < corrections.length; at += CORRECTIONS_AT_ONCE) {
-      const some = corrections.slice(at, at + CORRECTIONS_AT_ONCE);
-      await journal.commit(
-        some.flatMap(({ changes }) => changes),
-        some.flatMap((correction) => correction.events),
-      );
-      for (const { ended } of some) if (ended !== undefined) this.#ended.add(ended);
-    }
+    const live = found.sessions.filter((session) => !this.#ended.has(numberOf(session)));
+    const ended = new Map([...before, ...this.#ended.rows.values()].map((row) => [row.number, row]));
+    const corrections = compareRows(rows, live, ended, clock.nowMs());
+    // All of them at once, so that what ends meanwhile is recorded behind them.
+    const parts = joined(corrections, CORRECTIONS_AT_ONCE);
+    await Promise.all(parts.map(({ changes, events }) => journal.commit(changes, events)));
+    for (const { ended: lost } of corrections) if (lost !== undefined) this.#ended.add(lost);
     this.#rowsAtStart = [];
-    for (const session of found.sessions) {
-      this.#ended.drop(numberOf(session));
-      this.#live.set(session.id, session);
-      this.#numbers.seen(numberOf(session));
-    }
   }
 
   /** Sessions that have ended, as far as they are remembered. */

@@ -66,6 +66,16 @@ export function compareRows(
   return corrections;
 }
 
+/** What they say together, in parts that are committed at once. */
+export function joined(corrections: readonly Correction[], partSize: number): Pick<Correction, "changes" | "events">[] {
+  const parts: Pick<Correction, "changes" | "events">[] = [];
+  for (let at = 0; at < corrections.length; at += partSize) {
+    const some = corrections.slice(at, at + partSize);
+    parts.push({ changes: some.flatMap((one) => one.changes), events: some.flatMap((one) => one.events) });
+  }
+  return parts;
+}
+
 /** A change of phase between the last record and the end of the daemon: its event was not recorded. */
 function phaseEvents(session: SessionStatus): NewEvent[] {
   const event = phaseEvent(undefined, session);

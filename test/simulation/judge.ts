@@ -37,7 +37,8 @@ const EXPLAINED: Readonly<Record<FaultKind, ReadonlySet<string>>> = {
   stall: new Set(["BARRIER_TIMEOUT", "DEVICE_TIMEOUT"]),
   "state-full": new Set(["METADATA_WRITE_FAILED", "MEDIUM_ERROR"]),
   "state-failure": new Set(["METADATA_WRITE_FAILED", "VOLUME_UNAVAILABLE"]),
-  "state-damage": new Set(["MEDIUM_ERROR"]),
+  // A box that cannot read which database is its own does not start.
+  "state-damage": new Set(["MEDIUM_ERROR", "METADATA_CORRUPT"]),
   "store-full": new Set(["METADATA_WRITE_FAILED"]),
   "store-failure": new Set(["METADATA_WRITE_FAILED", "MEDIUM_ERROR"]),
 };

@@ -90,7 +90,7 @@ export class Oracle {
     const history = this.#volume(extent.volume);
     const begin = (_: unknown, index: number) => history.begin(extent.first + index, valueAt(index), begun);
     const sectors = Array.from({ length: extent.count }, begin);
-    this.#touch(extent);
+    this.touch(extent);
     this.#writes.push({ extent, begun, ended: Number.POSITIVE_INFINITY, sectors });
     return this.#writes.at(-1) as Write;
   }
@@ -147,7 +147,7 @@ export class Oracle {
     return value < ANYTHING ? 3 : origin || this.#ofHosts;
   }
 
-  #touch(extent: Extent, except?: string): void {
+  touch(extent: Extent, except?: string): void {
     for (let region = regionOf(extent.first); region <= regionOf(endOf(extent) - 1); region++)
       this.#everWritten[extent.volume]?.add(region);
     for (const session of this.sessions.values()) if (session.id !== except) touch(session.touched, session, extent);
@@ -180,7 +180,7 @@ export class Oracle {
   #firedSession(point: PointAsked, facts: SessionFacts, atPoint: Int32Array): void {
     const touched = { source: new Set<number>(), destination: new Set<number>() };
     for (const { extent, ended } of this.#writes) if (ended > point.begun) touch(touched, facts, extent);
-    this.#touch({ ...facts.destination, count: facts.source.count }, facts.id);
+    this.touch({ ...facts.destination, count: facts.source.count }, facts.id);
     const complete = facts.phase === "tracking";
     this.sessions.set(facts.id, { ...facts, atPoint, touched, complete, unclean: point.unclean });
   }

@@ -101,6 +101,7 @@ export class Witness {
       const facts = statuses.map((status) => this.#stage.factsOf(status));
       for (const session of facts) this.#checkReason(session);
       oracle.pointFired(asked.point, facts);
+      for (const id of this.ending) this.#mayFallBack(id);
       this.onDeed({ do: "point", sessions: facts });
       return statuses;
     } catch (error) {
@@ -131,6 +132,7 @@ export class Witness {
 
   async #cancelSession(id: string): Promise<EndedSession> {
     this.ending.add(id);
+    this.#mayFallBack(id);
     const ended = await this.#hear(
       this.#stage.box.engine.cancelSession(id),
       () => this.ending.delete(id),
@@ -138,6 +140,13 @@ export class Witness {
     );
     this.onDeed({ do: "cancel", id, usable: ended.destinationUsable });
     return ended;
+  }
+
+  /** What it has not brought falls back: for who tracks the destination that is a change, noted before the end may be refused. */
+  #mayFallBack(id: string): void {
+    const { oracle } = this.#stage;
+    const session = oracle.sessions.get(id);
+    if (session && !session.complete) oracle.touch({ ...session.destination, count: session.source.count });
   }
 
   async #stopTracking(id: string): Promise<SessionStatus> {
