@@ -6,6 +6,7 @@
  * must be found exactly once, so that a mutant cannot come to mean nothing while the engine changes.
  */
 import { DOMAIN_MUTANTS } from "./domain-mutants.ts";
+import { IO_MUTANTS } from "./io-mutants.ts";
 import type { Feature } from "./world.ts";
 
 export interface Edit {
@@ -25,15 +26,8 @@ export interface Mutant {
   readonly rare?: boolean;
 }
 
-function mutant(
-  name: string,
-  rule: string,
-  file: string,
-  find: string,
-  put: string,
-  needs: readonly Feature[] = [],
-): Mutant {
-  return { name, rule, edits: [{ file: `src/engine/${file}`, find, put }], needs };
+function mutant(name: string, rule: string, file: string, find: string, put: string): Mutant {
+  return { name, rule, edits: [{ file: `src/engine/${file}`, find, put }] };
 }
 
 const ENGINE_MUTANTS: readonly Mutant[] = [
@@ -44,7 +38,6 @@ const ENGINE_MUTANTS: readonly Mutant[] = [
     "engine.ts",
     "    this.#failStop.arm();\n",
     "",
-    ["state-failure"],
   ),
   mutant(
     "failed-flush-forgiven",
@@ -56,15 +49,6 @@ const ENGINE_MUTANTS: readonly Mutant[] = [
     // If that cannot`,
     `    return;
     // If that cannot`,
-    ["device-failure"],
-  ),
-  mutant(
-    "failed-flush-unmarked",
-    "1.2: a failed sync of a volume marks its hot regions",
-    "volume/volume-tracking.ts",
-    "      setRegion(chain.open, region);\n",
-    "",
-    ["device-failure"],
   ),
   // --- 1.3 -----------------------------------------------------------------------------------------------------------------
   mutant(
@@ -407,7 +391,44 @@ const ENGINE_MUTANTS: readonly Mutant[] = [
   ),
 ];
 
-export const MUTANTS: readonly Mutant[] = [...ENGINE_MUTANTS, ...DOMAIN_MUTANTS];
+/** What a world must have for histories in it to notice. */
+const NEEDS: Readonly<Record<string, readonly Feature[]>> = {
+  "final-failure-ignored": ["state-failure"],
+  "failed-flush-forgiven": ["device-failure"],
+  "flush-failure-keeps-volume": ["device-failure"],
+  "start-without-flush": ["power-loss"],
+  "torn-tail-kept": ["power-loss"],
+  "refused-frame-left": ["state-full"],
+  "frame-not-checked": ["power-loss"],
+  "found-names-not-synced": ["power-loss", "recovery-crash"],
+  "found-superblock-not-synced": ["power-loss", "recovery-crash"],
+  "torn-slot-left": ["power-loss"],
+};
+
+/** Found after more seeds than every run has. */
+const RARE: ReadonlySet<string> = new Set([
+  "final-failure-ignored",
+  "failed-flush-forgiven",
+  "flush-failure-keeps-volume",
+  "point-drops-hot-bits",
+  "checkpoint-copies-early",
+  "start-without-drain",
+  "start-without-flush",
+  "old-generation-counts",
+  "torn-tail-kept",
+  "refused-frame-left",
+  "frame-not-checked",
+  "found-superblock-not-synced",
+  "found-names-not-synced",
+  "torn-slot-left",
+  "intent-not-durable",
+]);
+
+export const MUTANTS: readonly Mutant[] = [...ENGINE_MUTANTS, ...IO_MUTANTS, ...DOMAIN_MUTANTS].map((mutant) => ({
+  ...mutant,
+  needs: [...(mutant.needs ?? []), ...(NEEDS[mutant.name] ?? [])],
+  rare: RARE.has(mutant.name),
+}));
 
 export function mutantNamed(name: string): Mutant | undefined {
   return MUTANTS.find((candidate) => candidate.name === name);
