@@ -37,6 +37,8 @@ export class VirtualDatabase {
   readonly #chance: Chance;
   readonly #readTurnProbability: number;
   readonly #rows = new Map<string, Uint8Array>();
+  /** Number of the process. */
+  #life = 0;
   #reads = 0;
   #underWay: readonly KeyValueChange[] | undefined;
   /** Of a batch that failed: may be in the log. */
@@ -51,12 +53,16 @@ export class VirtualDatabase {
   /** The store of a process that begins. METADATA_WRITE_FAILED. */
   async open(): Promise<TalliedStore> {
     await this.#openAnew();
+    const life = this.#life;
+    // What a process still does that has ended reaches nothing any more.
+    const alive = <T>(operation: () => Promise<T>): Promise<T> =>
+      life === this.#life ? operation() : new Promise(() => undefined);
     return TableStore.open({
-      get: (key) => this.#get(key),
-      getMany: (keys) => this.#getMany(keys),
+      get: (key) => alive(() => this.#get(key)),
+      getMany: (keys) => alive(() => this.#getMany(keys)),
       entries: (range) => this.#entries(range),
-      batch: (changes) => this.#batch(changes),
-      reopen: () => this.#openAnew(),
+      batch: (changes) => alive(() => this.#batch(changes)),
+      reopen: () => alive(() => this.#openAnew()),
       close: async () => undefined,
     });
   }
@@ -79,6 +85,7 @@ export class VirtualDatabase {
   }
 
   processEnded(): void {
+    this.#life++;
     if (this.#underWay && this.#chance.happens(0.5)) this.#apply(this.#underWay);
     this.#underWay = undefined;
     this.#reads = 0;
