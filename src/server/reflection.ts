@@ -28,11 +28,15 @@ export function reflectionService(
   const answer = answers(descriptorSet, services);
   return {
     serverReflectionInfo(call) {
+      let isRefused = false;
       call.on("data", (given: ServerReflectionRequest) => {
+        if (isRefused) return;
         let request: ServerReflectionRequest;
         try {
           request = requireReadable(given);
         } catch (error) {
+          // The library ends the call with this, behind the answers that are on their way.
+          isRefused = true;
           call.emit("error", toRpcError(error, log));
           return;
         }
@@ -43,9 +47,13 @@ export function reflectionService(
           call.once("drain", () => call.resume());
         }
       });
-      call.on("end", () => call.end());
+      call.on("end", () => {
+        if (!isRefused) call.end();
+      });
       // A vanished client ends its call; there is nobody to tell.
-      call.on("error", () => call.destroy());
+      call.on("error", () => {
+        if (!isRefused) call.destroy();
+      });
     },
   };
 }

@@ -447,6 +447,28 @@ test.serial("reflection: buf curl lists, describes and calls over the unix socke
   t.true(String((refusedCall as unknown as { stderr: string }).stderr).includes("not_found"));
 });
 
+test.serial("reflection: what cannot be read is refused, also behind a question that is being answered", async (t) => {
+  const { fixture } = t.context;
+  const raw = (value: Buffer) => value;
+  const path = "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo";
+  const services = Buffer.from([0x3a, 0x01, 0x2a]);
+  // A number of four bytes, of which three are missing; what follows is not looked at any more.
+  const unreadable = Buffer.from([0x3d, 0x01]);
+  for (const questions of [0, 1, 1, 1, 2, 3])
+    for (const wrong of [1, 2]) {
+      const stream = fixture.clients.box.makeBidiStreamRequest(path, raw, raw, { deadline: Date.now() + 20_000 });
+      const answers: Buffer[] = [];
+      const ended = new Promise<ServiceError>((resolve) => stream.on("error", resolve));
+      stream.on("data", (bytes: Buffer) => answers.push(bytes));
+      for (let count = 0; count < questions; count++) stream.write(services);
+      for (let count = 0; count < wrong; count++) stream.write(unreadable);
+      stream.end();
+      const error = await ended;
+      t.is(error.code, status.INVALID_ARGUMENT, error.details);
+      t.is(answers.length, questions);
+    }
+});
+
 test.serial("unknown methods and services are UNIMPLEMENTED", async (t) => {
   const { fixture } = t.context;
   const identity = (value: Buffer) => value;
