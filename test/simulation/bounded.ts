@@ -95,5 +95,6 @@ function smallWorld(number: number): World {
     checkpointBytes: chance.pick([5000, 16 * 1024 * 1024]),
     jobBytes: 8192,
     stateTurnProbability: chance.pick([0, 1]),
+    pointMapsBytesMax: chance.pick([0, 16 * 1024 * 1024]),
   };
 }

@@ -164,6 +164,7 @@ export class Box {
         core: this.#core,
         files: this.stateFiles,
         activity: { slots: this.#world.slots, checkpointBytes: this.#world.checkpointBytes },
+        pointMapsBytesMax: this.#world.pointMapsBytesMax,
         mover,
         identityOf: async (path) => [path],
         openDevice: async (path) => ({ device: this.#disk(path).open(), identity: [path] }),

@@ -79,6 +79,8 @@ export interface World {
   readonly jobBytes: number;
   /** How likely an operation on the state files takes a turn of its own, besides writes and syncs, which always do. */
   readonly stateTurnProbability: number;
+  /** Larger maps of a point are in files of their own. */
+  readonly pointMapsBytesMax: number;
 }
 
 export function chooseWorld(seed: number, chance: Chance): World {
@@ -104,6 +106,7 @@ export function chooseWorld(seed: number, chance: Chance): World {
     checkpointBytes: chance.pick([5000, 6000, 16 * 1024 * 1024]),
     jobBytes: 8192 * chance.pick([1, 2, 4, 512]),
     stateTurnProbability: chance.pick([0, 0.3, 1]),
+    pointMapsBytesMax: chance.pick([0, 40, 16 * 1024 * 1024, 16 * 1024 * 1024]),
   };
 }
 
