@@ -122,3 +122,27 @@ test("a point has another time than the last one of the copy, also within one mi
   t.not(second.pointMs, first.pointMs);
   t.not(third.pointMs, second.pointMs);
 });
+
+test("data-safety 1.4: a write that waits for its granule's record does not go on because the destination has lost the granule", async (t) => {
+  const broken = new FaultyDisk(8 * G);
+  const lab = await CopyLab.start(t, [8 * G, broken]);
+  await lab.copy(t, "v1", "v2", "quickopc"); // two granules are copied, and not yet durable
+  for (let turn = 0; turn < 3; turn++) await lab.lab.settle();
+  broken.faults.inject({ operation: "flush", effect: { kind: "error", code: "MEDIUM_ERROR" } });
+  // That the copy has failed takes its time to become durable: no write may be answered before.
+  lab.lab.stateFiles.intercept = ({ type, path }) =>
+    type === "open" && /c1.(pending|super)/.test(path) ? new Promise(() => undefined) : undefined;
+  const answered: number[] = [];
+  for (const granule of [0, 1]) {
+    void lab.write("v1", granule * G, 512).then(
+      () => answered.push(granule),
+      () => undefined,
+    );
+    await Promise.resolve();
+  }
+  for (let turn = 0; turn < 5; turn++) await lab.lab.settle();
+  t.deepEqual(answered, []);
+  lab.lab.stateFiles.intercept = undefined;
+  await lab.lab.kill(1);
+  t.is((await lab.session("c1")).pendingGranules, 8);
+});

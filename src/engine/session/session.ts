@@ -176,9 +176,13 @@ export class CopySession {
    */
   async copy(run: GranuleRun, until: "present" | "durable"): Promise<void> {
     try {
-      while (this.state === "live" && this.lacks(run)) await this.#copyLocked(run);
-      if (until === "present") return this.#requireLive();
-      while (this.state === "live" && this.uncommitted.anySet(run.first, run.count)) await this.commits.flush();
+      for (;;) {
+        while (this.state === "live" && this.lacks(run)) await this.#copyLocked(run);
+        if (until === "present" || this.state !== "live") break;
+        if (!this.uncommitted.anySet(run.first, run.count)) break;
+        // Afterwards the granules may be pending again: the destination may have lost them meanwhile.
+        await this.commits.flush();
+      }
     } catch (error) {
       await this.#failUnlessUnavailable(error);
     }
