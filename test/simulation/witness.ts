@@ -108,6 +108,8 @@ export class Witness {
       if (life !== box.life) return await never();
       this.asked = undefined;
       counts.refusals++;
+      // What a point would have changed at its destinations may be noted by who tracks them, though it was not fired.
+      for (const { source, destination } of members) oracle.touch({ ...destination, count: source.count });
       throw error;
     }
   }
