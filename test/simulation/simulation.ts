@@ -324,7 +324,10 @@ class Simulation {
         this.#die(chance.pick(["kill", "power"]));
         continue;
       }
-      if (!(await this.#stage.pumpUntil(ended, TURNS_MAX))) return this.#stage.report(12, "the start does not end");
+      const isOver = await this.#stage.pumpUntil(ended, TURNS_MAX);
+      // The engine serves, and ends itself before the domain does.
+      if (!isOver && box.lost) return this.#lost();
+      if (!isOver) return this.#stage.report(12, "the start does not end");
       if (serves) return this.#askAgain();
       this.#notStarted(failure?.error, ++refused);
     }
