@@ -412,6 +412,7 @@ const RARE: ReadonlySet<string> = new Set([
   "flush-failure-keeps-volume",
   "point-drops-hot-bits",
   "checkpoint-copies-early",
+  "points-forgotten-early",
   "start-without-drain",
   "start-without-flush",
   "old-generation-counts",

@@ -31,6 +31,8 @@ export type LogEntry =
       readonly directory: ObjectId;
       readonly set: readonly (readonly [name: string, object: ObjectId])[];
       readonly gone: readonly string[];
+      /** What is set is a directory. */
+      readonly makes?: "directory";
     }
   | { readonly type: "sync-names"; readonly directory: ObjectId }
   /** The entry with this index has ended, well (`done`) or without effect. */
@@ -134,7 +136,7 @@ export class DiskLog {
       makeDirectory: async (path) => {
         if (this.#directories.has(path)) return files.makeDirectory(path);
         const object = ++this.#lastObject;
-        const set = { set: [[nameOf(path), object]], gone: [] } as const;
+        const set = { set: [[nameOf(path), object]], gone: [], makes: "directory" } as const;
         await this.around({ type: "names", directory: this.#directoryOf(path), ...set }, () =>
           files.makeDirectory(path),
         );

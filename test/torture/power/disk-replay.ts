@@ -94,6 +94,8 @@ export class DiskReplay {
       this.#running.set(index, pending);
     } else if (entry.type === "names") {
       const pending = { change: entry, ended: false };
+      // Also one in which nothing has happened yet is a directory.
+      if (entry.makes === "directory") for (const [, object] of entry.set) this.#directory(object);
       this.#directory(entry.directory).pending.push(pending);
       this.#running.set(index, pending);
     } else if (entry.type === "sync")
