@@ -118,12 +118,17 @@ function showMutant({ mutant, rule, seeds, seconds, invariant, seed, message }: 
 async function runHistories(options: SimulationOptions): Promise<number> {
   const startedMs = performance.now();
   let toldMs = startedMs;
+  let toldFailures = 0;
   const report = await runPool({
     ...options,
     tree: ROOT,
     enough: () => false,
     minimise: "first-failure",
     onProgress: (soFar) => {
+      // A run takes hours: what it has found is not kept back until its end.
+      for (const { seed, invariant, message } of soFar.failures.slice(toldFailures))
+        process.stderr.write(`seed ${seed}: ${invariant}: ${message}\n`);
+      toldFailures = soFar.failures.length;
       if (options.json || performance.now() - toldMs < PROGRESS_EVERY_MS) return;
       toldMs = performance.now();
       process.stderr.write(`${soFar.seeds} of ${options.seeds} seeds, ${soFar.failures.length} violations\n`);
