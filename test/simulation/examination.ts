@@ -58,8 +58,10 @@ export class Examination {
     for (const id of told)
       if (!unconfirmed.has(id)) this.#stage.report(11, `${id} is told to have ended, and nobody knew of its end`);
     for (const id of unconfirmed) {
-      if (told.has(id) || this.#stage.judge.had("state-damage")) continue;
-      if (!confirming.has(id)) this.#stage.report(11, `${id} had ended and is not told of any more`);
+      if (told.has(id)) continue;
+      const isConfirmed = confirming.has(id);
+      if (!isConfirmed && this.#stage.judge.had("state-damage")) continue;
+      if (!isConfirmed) this.#stage.report(11, `${id} had ended and is not told of any more`);
       unconfirmed.delete(id);
     }
   }
