@@ -63,3 +63,26 @@ test("after a kill a damaged slot may be a torn write: nothing is told", async (
   t.is((await lab.session("c1")).phase, "tracking");
   await lab.engine.stop();
 });
+
+for (const path of ["sessions/c1", "volumes/v1"])
+  test(`data-safety 1.8: a damaged slot of ${path}/super is written anew, durably, before anything else there is changed`, async (t) => {
+    const lab = await tracked(t);
+    await lab.lab.halt(1);
+    await damageOlderSlot(lab, `${path}/super`);
+    // A torn tail is there to be cut off.
+    const { stateFiles } = lab.lab;
+    const log = (await stateFiles.list(path)).find((name) => name.endsWith(".log")) ?? "";
+    stateFiles.damage(`${path}/${log}`, Buffer.concat([stateFiles.contents(`${path}/${log}`), Buffer.alloc(20, 7)]));
+    const changes: string[] = [];
+    lab.lab.stateFiles.intercept = ({ type, path: at }) => {
+      const isChange =
+        ["write", "truncate", "remove", "rename"].includes(type) || (type === "sync" && changes.length > 0);
+      if (at.startsWith(`${path}/`) && isChange) changes.push(`${type} ${at.slice(path.length + 1)}`);
+    };
+    await lab.lab.boot();
+    t.deepEqual(changes.slice(0, 2), ["write super", "sync super"], changes.join(", "));
+    t.true(changes.length > 2, "there was more to change");
+    lab.lab.stateFiles.intercept = undefined;
+    const { reason } = await lab.restart("c1");
+    t.true(reason === "DIFFERENCE" || reason === "MAP_WIDENED", reason);
+  });

@@ -46,6 +46,27 @@ test("data-safety 3.2, 7: a device loses what was not flushed and comes back, th
   await giveUpAndCopyOn(lab, t);
 });
 
+test("data-safety 3.2, 7: that is noted before the copy is over: killed between the two, nothing is missing", async (t) => {
+  const lab = await CopyLab.start(t, [8 * G, 8 * G, 8 * G]);
+  await cascade(lab, t);
+  await lab.lab.halt(1);
+  lab.lab.stateFiles.crash(5);
+  await lab.lab.disk("v2").memory.write(0, pattern(8 * G, 2));
+  await lab.lab.boot();
+  for (let turn = 0; turn < 10; turn++) await lab.lab.settle(); // the start has written what it had to
+  lab.lab.stateFiles.intercept = ({ type, path }) =>
+    type === "write" && path.startsWith("volumes/v2/") ? new Promise(() => undefined) : undefined;
+  void lab.engine.cancelSession("c1").catch(() => undefined);
+  for (let turn = 0; turn < 10; turn++) await lab.lab.settle();
+  lab.lab.stateFiles.intercept = undefined;
+  await lab.lab.kill(1);
+  if ((await lab.engine.sessions()).some(({ id }) => id === "c1")) await lab.engine.cancelSession("c1");
+  const content = await lab.read("v2", 0, 8 * G);
+  await lab.engine.restartSessions(["c2"]);
+  await lab.lab.finish();
+  same(t, await lab.read("v3", 0, 8 * G), content, "v3");
+});
+
 test("a superblock that was written anew and cannot be opened again takes nothing that a later start would not find", async (t) => {
   for (const seed of [1, 2, 3, 4, 5, 6, 7, 8]) {
     const disk = new FaultyDisk(SIZE);

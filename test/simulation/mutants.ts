@@ -430,7 +430,3 @@ export const MUTANTS: readonly Mutant[] = [...ENGINE_MUTANTS, ...IO_MUTANTS, ...
   needs: [...(mutant.needs ?? []), ...(NEEDS[mutant.name] ?? [])],
   rare: RARE.has(mutant.name),
 }));
-
-export function mutantNamed(name: string): Mutant | undefined {
-  return MUTANTS.find((candidate) => candidate.name === name);
-}
