@@ -106,20 +106,19 @@ export class Copies {
       this.#live.set(session.id, session);
       this.#numbers.seen(numberOf(session));
     }
-    for (const { session, destinationUsable } of found.ended) {
-      this.#numbers.seen(numberOf(session));
-      if (this.#ended.has(numberOf(session))) this.#forget(session.id);
-      else await this.#recordEnd(endedRowOf(session, destinationUsable), []);
-    }
     const { rows, events } = this.outOfService.adopt(found.outOfService, this.#rowsAtStart);
     for (const number of this.outOfService.numbers) this.#numbers.seen(number);
-    if (events.length > 0) await journal.commit([], events);
-    const live = found.sessions.filter((session) => !this.#ended.has(numberOf(session)));
-    const ended = new Map([...before, ...this.#ended.rows.values()].map((row) => [row.number, row]));
-    const corrections = compareRows(rows, live, ended, clock.nowMs());
-    // All of them at once, so that what ends meanwhile is recorded behind them.
-    const parts = joined(corrections, CORRECTIONS_AT_ONCE);
-    await Promise.all(parts.map(({ changes, events }) => journal.commit(changes, events)));
+    const ended = new Map(before.map((row) => [row.number, row]));
+    const corrections = compareRows(rows, found.sessions, ended, clock.nowMs());
+    // All of them at once and before anything is waited for: what changes meanwhile is recorded behind them.
+    const parts = [{ changes: [], events }, ...joined(corrections, CORRECTIONS_AT_ONCE)];
+    const corrected = Promise.all(parts.map((part) => journal.commit(part.changes, part.events)));
+    const recorded = found.ended.map(({ session, destinationUsable }) => {
+      this.#numbers.seen(numberOf(session));
+      if (!this.#ended.has(numberOf(session))) return this.#recordEnd(endedRowOf(session, destinationUsable), []);
+      return this.#forget(session.id);
+    });
+    await Promise.all([corrected, ...recorded]);
     for (const { ended: lost } of corrections) if (lost !== undefined) this.#ended.add(lost);
     this.#rowsAtStart = [];
   }

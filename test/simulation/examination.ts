@@ -40,6 +40,8 @@ export class Examination {
     for (const [id, facts] of found)
       if (!oracle.sessions.has(id) && this.#isDamaged(facts)) oracle.damaged(facts);
       else if (!oracle.sessions.has(id)) this.#stage.report(11, `${id} is there and nobody started it`);
+    // Its end could not be read, so it counts as damaged now.
+    if (this.#stage.judge.had("state-damage")) for (const id of found.keys()) this.#witness.unconfirmed.delete(id);
     this.#ends(usable.keys());
     this.#witness.reconciled();
     this.lookAtDisks();
@@ -107,7 +109,7 @@ export class Examination {
 
   #stillThere(known: OracleSession, facts: SessionFacts): void {
     const { oracle } = this.#stage;
-    const paces = [known.pace, ...(this.#witness.pacing.get(known.id) ?? [])];
+    const paces = [known.pace, ...(this.#witness.pacing.get(known.id) ?? []).map(({ pace }) => pace)];
     if (!paces.includes(facts.pace)) this.#stage.report(10, `${known.id} has pace ${facts.pace}, not ${known.pace}`);
     if (known.tracking && !facts.tracking && facts.phase !== "failed" && !this.#witness.untracking.has(known.id))
       this.#stage.report(10, `${known.id} has stopped tracking`);

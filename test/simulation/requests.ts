@@ -134,7 +134,8 @@ export class Requests implements Door {
         if (end?.session.phase === "cancelled")
           request.deed = { do: "cancel", id: demand.id, usable: end.destinationUsable };
       }
-      if (demand.do === "stop-tracking" && this.#witness.untracking.has(demand.id)) {
+      const tracked = "id" in demand && this.#stage.oracle.sessions.get(demand.id)?.tracking === true;
+      if (demand.do === "stop-tracking" && tracked && this.#witness.untracking.has(demand.id)) {
         const session = sessions.find(({ id }) => id === demand.id);
         const end = ended.find((one) => one.session.id === demand.id);
         if (session ? !session.tracking : end?.session.phase === "completed")

@@ -93,8 +93,7 @@ export class SectorHistory {
 
   /** Values that a look between `from` and `to` may find. */
   visible(sector: number, from: number, to: number): readonly Candidate[] {
-    const entries = this.#open.get(sector);
-    if (!entries) return [settledCandidate(this.settled[sector] as number)];
+    const entries = this.#open.get(sector) ?? [settledCandidate(this.settled[sector] as number)];
     return entries.filter((entry) => entry.begun < to && replacedAt(entries, entry) >= from);
   }
 
@@ -119,12 +118,15 @@ export class SectorHistory {
       return "possible";
     }
     // What is not shown has not happened, or has been overwritten by what is, and may come back after a power loss.
-    const gone = others.filter((entry) => !entry.certain && (entry.choice === 0 || entry.choice === found.choice));
+    const isOver = ({ choice, begun }: Candidate) => (choice === 0 ? begun > found.ended : choice === found.choice);
+    const gone = others.filter((entry) => !entry.certain && isOver(entry));
     const kept = others.filter((entry) => !gone.includes(entry));
     Object.assign(found, { certain: true, choice: 0 });
     if (kept.some((entry) => found.begun <= entry.ended)) Object.assign(found, { begun: from, ended: to });
-    const left = entries.filter((entry) => !gone.includes(entry));
-    this.adopt(sector, left);
+    this.adopt(
+      sector,
+      entries.filter((entry) => !gone.includes(entry)),
+    );
     return "possible";
   }
 
@@ -151,11 +153,9 @@ export class SectorHistory {
   }
 
   #entries(sector: number): Candidate[] {
-    const known = this.#open.get(sector);
-    if (known) return known;
-    const fresh = [settledCandidate(this.settled[sector] as number)];
-    this.#open.set(sector, fresh);
-    return fresh;
+    const entries = this.#open.get(sector) ?? [settledCandidate(this.settled[sector] as number)];
+    this.#open.set(sector, entries);
+    return entries;
   }
 }
 

@@ -186,7 +186,7 @@ class Simulation {
         return this.#repeatAnswered(action.pick);
       case "register-again":
         await this.#until(() => this.#stage.calls.size === 0);
-        return this.#stage.box.isWhole && this.#stage.box.serves
+        return this.#stage.box.isWhole && this.#stage.box.serves && !this.#stage.box.lost
           ? this.#operator.registerAgain(action.volume)
           : undefined;
       case "quiesce":
@@ -441,7 +441,7 @@ class Simulation {
 
   /** Faults are over: what failed is started again, everything comes to its end, and nothing is lost afterwards. */
   async #lastPhase(): Promise<void> {
-    const { box, judge, chance, world, oracle } = this.#stage;
+    const { box, judge, chance, world } = this.#stage;
     chance.reseed(world.seed);
     box.repair();
     this.#stage.faultsOver = true;
@@ -449,11 +449,7 @@ class Simulation {
       await this.#crash("kill", []);
     await this.#until(() => this.#stage.calls.size === 0);
     await this.#registerAll();
-    for (const [id, { phase }] of [...oracle.sessions]) {
-      if (phase !== "failed" || this.#stage.violation) continue;
-      this.#operator.cancel(id);
-      await this.#until(() => this.#stage.calls.size === 0);
-    }
+    await this.#cancelFailed();
     await this.#everythingWorks();
     await this.#stop(undefined);
     if (this.#stage.violation) return;
@@ -462,6 +458,20 @@ class Simulation {
     this.#examination.lookAtDisks();
     await this.#until(() => this.#stage.calls.size === 0);
     await this.#lookAtRows();
+  }
+
+  /** A copy through which another one reads cannot be cancelled before that one has failed as well, and is cancelled. */
+  async #cancelFailed(): Promise<void> {
+    const { oracle, calls } = this.#stage;
+    const failed = () => [...oracle.sessions.values()].filter(({ phase }) => phase === "failed");
+    for (let round = oracle.sessions.size; round > 0 && failed().length > 0 && !this.#stage.violation; round--) {
+      for (const { id } of failed().reverse()) {
+        if (this.#stage.violation) return;
+        this.#operator.cancel(id);
+        await this.#until(() => calls.size === 0);
+      }
+      await this.#finish();
+    }
   }
 
   /** Copies end, volumes can be written and read, tracking copies can run again, and the disks are right. */

@@ -22,6 +22,11 @@ export interface Asked {
   readonly newIds: readonly string[];
 }
 
+/** A pace that was asked for: an object, because the same number may be asked for twice. */
+export interface Pace {
+  readonly pace: number;
+}
+
 /** What the engine has certainly done. */
 export type Deed =
   | { readonly do: "point"; readonly sessions: readonly SessionFacts[] }
@@ -34,7 +39,7 @@ export class Witness {
   /** Sessions whose end was asked for; those that go on without tracking; paces. */
   readonly ending = new Set<string>();
   readonly untracking = new Set<string>();
-  readonly pacing = new Map<string, number[]>();
+  readonly pacing = new Map<string, Pace[]>();
   /** Sessions that have ended and are kept until somebody confirms that their end is recorded. */
   readonly unconfirmed = new Set<string>();
   readonly confirming = new Set<string>();
@@ -166,13 +171,14 @@ export class Witness {
   }
 
   #setPace(id: string, pace: number): Promise<SessionStatus> {
-    const asked = this.pacing.get(id) ?? [];
-    asked.push(pace);
-    this.pacing.set(id, asked);
+    const asked: Pace = { pace };
+    this.pacing.set(id, [...(this.pacing.get(id) ?? []), asked]);
     return this.#hear(
       this.#stage.box.engine.setPace(id, pace),
       (session) => {
-        this.pacing.delete(id);
+        // What was asked before has been replaced; what was asked later may be.
+        const paces = this.pacing.get(id) ?? [];
+        this.pacing.set(id, paces.slice(paces.indexOf(asked) + 1));
         this.#stage.oracle.told(this.#stage.factsOf(session));
       },
       // Whether a refused pace counts nobody promised.

@@ -216,8 +216,9 @@ class KillRun {
 
   /** Finished volumes on the disk itself; the others through NBD, mostly in samples, or all would be copied at once. */
   async #checkContents(): Promise<void> {
-    const { live } = await listCopies(this.#box.clients);
-    reconcile(this.#book, { live, ended: [] });
+    const listing = await listCopies(this.#box.clients);
+    const { live } = listing;
+    reconcile(this.#book, listing); // plain copies may have completed since
     for (const volume of this.#contents.volumes) {
       const entering = live.filter(({ destination }) => destination === volume.label);
       const unfinished = entering.some(({ phase }) => phase === "copying");
