@@ -64,4 +64,25 @@ export const IO_MUTANTS: readonly Mutant[] = [
     "    if (volume.online) await volume.flush();\n",
     "",
   ),
+  mutant(
+    "next-log-not-named",
+    "1.8: the log that follows is named, durably, in the one before it, before it is in use",
+    "durable/activity-log.ts",
+    'await old.appendDurable(encodeActivityFrame({ type: "continued", number }));',
+    'void old.append(encodeActivityFrame({ type: "continued", number })).catch(() => undefined);',
+  ),
+  mutant(
+    "log-ends-not-compared",
+    "1.8: a log that ends before its end was noted is damaged",
+    "durable/frame-replay.ts",
+    "  requireEnd(file.path, expected, end);\n",
+    "",
+  ),
+  mutant(
+    "directory-not-emptied",
+    "1.8: nothing of an earlier life of a volume is left when its tracking begins",
+    "volume/volume-tracking.ts",
+    "    await emptyDirectory(files, directory);\n",
+    "",
+  ),
 ];

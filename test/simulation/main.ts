@@ -6,6 +6,7 @@
 import { fileURLToPath } from "node:url";
 import { INVARIANTS } from "./invariants.ts";
 import type { Failure, Report } from "./messages.ts";
+import { runTestOf } from "./mutant-test.ts";
 import { plantMutant, removePlantedMutants } from "./mutant-tree.ts";
 import { MUTANTS, type Mutant } from "./mutants.ts";
 import { parseOptions, type SimulationOptions, SimulationUsage, USAGE } from "./options.ts";
@@ -51,6 +52,8 @@ interface Killed {
   readonly invariant: number | undefined;
   readonly seed: number | undefined;
   readonly message: string | undefined;
+  /** The test that failed, of a mutant that one part's own test notices. */
+  readonly test: string | undefined;
 }
 
 async function runMutants(options: SimulationOptions, mutants: readonly Mutant[]): Promise<number> {
@@ -60,7 +63,7 @@ async function runMutants(options: SimulationOptions, mutants: readonly Mutant[]
     results.push(result);
     if (!options.json) process.stdout.write(`${showMutant(result)}\n`);
   }
-  const alive = results.filter(({ seed }) => seed === undefined);
+  const alive = results.filter(({ seed, test }) => seed === undefined && test === undefined);
   if (options.json)
     process.stdout.write(
       `${JSON.stringify({ killed: results.length - alive.length, alive: alive.length, mutants: results })}\n`,
@@ -70,18 +73,26 @@ async function runMutants(options: SimulationOptions, mutants: readonly Mutant[]
 }
 
 async function runMutant(options: SimulationOptions, mutant: Mutant): Promise<Killed> {
-  const tree = await plantMutant(mutant);
   const startedMs = performance.now();
+  const { name, rule } = mutant;
+  const seconds = () => Number(((performance.now() - startedMs) / 1000).toFixed(1));
+  if (mutant.noticedBy !== undefined) {
+    const { failed } = await runTestOf(mutant, mutant.noticedBy);
+    const none = { seeds: 0, invariant: undefined, seed: undefined, message: undefined };
+    return { mutant: name, rule, ...none, seconds: seconds(), test: failed };
+  }
+  const tree = await plantMutant(mutant);
   try {
     const found = await firstKill(options, tree.directory, mutant.needs ?? []);
     return {
-      mutant: mutant.name,
-      rule: mutant.rule,
+      mutant: name,
+      rule,
       seeds: found ? found.seed - options.from + 1 : options.seeds,
-      seconds: Number(((performance.now() - startedMs) / 1000).toFixed(1)),
+      seconds: seconds(),
       invariant: found?.invariant,
       seed: found?.seed,
       message: found?.message,
+      test: undefined,
     };
   } finally {
     await tree.remove();
@@ -110,7 +121,8 @@ async function firstKill(
   return undefined;
 }
 
-function showMutant({ mutant, rule, seeds, seconds, invariant, seed, message }: Killed): string {
+function showMutant({ mutant, rule, seeds, seconds, invariant, seed, message, test }: Killed): string {
+  if (test !== undefined) return `killed  ${mutant} in ${seconds} s, by the test "${test}" (${rule})`;
   if (seed === undefined) return `LIVES   ${mutant} after ${seeds} seeds, ${seconds} s (${rule})`;
   return `killed  ${mutant} after ${seeds} seeds, ${seconds} s, by ${invariant}: ${message} (${rule})`;
 }

@@ -16,6 +16,8 @@ const COPIED = [
   ...["package.json", "tsconfig.json"],
 ];
 const LINKED = ["core-wasm", "node_modules", "src/gen"];
+/** What tests need besides. */
+const FOR_TESTS = ["test", "ava.config.js"];
 
 export interface MutantTree {
   readonly directory: string;
@@ -25,7 +27,10 @@ export interface MutantTree {
 const planted = new Set<string>();
 
 /** Throws when a text of the mutant is not found exactly once. */
-export async function plantMutant(mutant: Mutant): Promise<MutantTree> {
+export async function plantMutant(
+  mutant: Mutant,
+  extent: "simulator" | "with-tests" = "simulator",
+): Promise<MutantTree> {
   const directory = await mkdtemp(join(tmpdir(), "tidemark-mutant-"));
   planted.add(directory);
   const remove = async () => {
@@ -33,7 +38,7 @@ export async function plantMutant(mutant: Mutant): Promise<MutantTree> {
     planted.delete(directory);
   };
   try {
-    for (const path of COPIED) {
+    for (const path of extent === "with-tests" ? [...COPIED, ...FOR_TESTS] : COPIED) {
       await mkdir(dirname(join(directory, path)), { recursive: true });
       await cp(join(ROOT, path), join(directory, path), { recursive: true });
     }
