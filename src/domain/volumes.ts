@@ -193,7 +193,7 @@ export class Volumes {
     }
   }
 
-  /** Finishes a shrinking resize that a crash interrupted, when the engine runs. */
+  /** Finishes a resize that a crash interrupted, when the engine runs. */
   async reconcileSizes(): Promise<void> {
     const { catalog, engine, report } = this.#context;
     for (const row of catalog.volumes()) {
@@ -283,9 +283,10 @@ export class Volumes {
     const target = request.sizeBytes === 0 ? (await paths.look(row.path))?.sizeBytes : request.sizeBytes;
     const shrinks = target !== undefined && target < row.sizeBytes;
     if (shrinks && request.shrink === "refuse") throw shrinkRefused(name, row.sizeBytes, target);
-    if (shrinks && request.sizeBytes !== 0 && !(await this.#hasCopies(uid))) {
-      // A crash after the file was cut leaves a volume that is larger than its file: the row says that it was meant.
-      const intent = { ...row, resizingToBytes: target };
+    const isMeant = request.sizeBytes !== 0 && target !== row.sizeBytes && !(await this.#hasCopies(uid));
+    if (isMeant) {
+      // A crash after the file was cut or extended leaves one of another size than the volume: the row says that it was meant.
+      const intent = { ...row, resizingToBytes: request.sizeBytes };
       await journal.commit([{ table: "volumes", put: intent }], []);
       catalog.putVolume(intent);
     }
@@ -294,7 +295,7 @@ export class Volumes {
       facts = await engine.resizeVolume(uid, request.sizeBytes);
     } catch (error) {
       // A device that did not answer may still do what it was asked: then the intent says that it was meant.
-      if (shrinks && !isTimeout(error)) await this.#restore(row);
+      if (isMeant && !isTimeout(error)) await this.#restore(row);
       throw error;
     }
     const resized: VolumeRow = { ...row, sizeBytes: facts.sizeBytes, resizingToBytes: 0 };

@@ -73,6 +73,11 @@ export class KillableBox {
     return join(this.directory, name);
   }
 
+  /** How large the device itself is. */
+  deviceBytes(path: string): number {
+    return this.#disks.get(path)?.sizeBytes ?? 0;
+  }
+
   intercept(intercept: Intercept): void {
     this.#intercept = intercept;
     this.stateFiles.intercept = (operation) => intercept(`${operation.type} ${operation.path}`);
