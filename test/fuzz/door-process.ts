@@ -15,6 +15,7 @@ import type { FuzzOptions } from "./options.ts";
 const GROWN_BYTES_MAX = 1500;
 const [optionsText = "", casePath = ""] = process.argv.slice(2);
 const options = JSON.parse(optionsText) as FuzzOptions;
+process.on("disconnect", () => process.exit(1)); // nobody hears the report any more
 const door = await openDoor(options.door);
 if (options.replay === undefined) {
   const file = openSync(casePath, "w");

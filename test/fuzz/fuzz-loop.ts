@@ -47,6 +47,8 @@ export interface Finding {
 export interface LoopReport {
   readonly door: string;
   readonly seconds: number;
+  /** Of the process of the door, what it fuzzes included. */
+  readonly processorSeconds: number;
   readonly seed: number;
   readonly cases: number;
   readonly casesPerSecond: number;
@@ -203,9 +205,11 @@ class Loop<Input> {
 
   #report(seconds: number): LoopReport {
     const { door, seed } = this.#options;
+    const { user, system } = process.cpuUsage();
     return {
       door,
       seconds: round(seconds),
+      processorSeconds: round((user + system) / 1e6),
       seed,
       cases: this.#cases,
       casesPerSecond: round(this.#cases / seconds),

@@ -83,6 +83,7 @@ function merged(
     corpus: 0,
     grown: 0,
     slowestMs: 0,
+    processorSeconds: 0,
     figures: {},
     ...report,
     door: options.door,
