@@ -40,7 +40,8 @@ const EXPLAINED: Readonly<Record<FaultKind, ReadonlySet<string>>> = {
   // A box that cannot read which database is its own does not start.
   "state-damage": new Set(["MEDIUM_ERROR", "METADATA_CORRUPT"]),
   "store-full": new Set(["METADATA_WRITE_FAILED"]),
-  "store-failure": new Set(["METADATA_WRITE_FAILED", "MEDIUM_ERROR"]),
+  // What a failed commit was to store may show later: then the volume has come, or gone, for another request.
+  "store-failure": new Set(["METADATA_WRITE_FAILED", "MEDIUM_ERROR", "VOLUME_EXISTS", "VOLUME_NOT_FOUND"]),
 };
 
 export class Judge {
