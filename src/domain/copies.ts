@@ -195,6 +195,7 @@ export class Copies {
       if (isEnd(session.phase)) await this.#recordEnd(endedRowOf(session, true), record(session));
       else {
         this.#live.set(id, session);
+        this.#order.release(id); // what it was before is not written over what it is now
         await this.#context.journal.keep([{ table: "copies", put: rowOf(session) }, ...record(session)], []);
       }
       return session;

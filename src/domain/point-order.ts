@@ -36,6 +36,13 @@ export class PointOrder {
     if (--this.#pointsUnderWay === 0) for (const { record } of this.#held.splice(0)) record();
   }
 
+  /** Of a session that no point under way has to do with: what is held back of it is recorded now. */
+  release(id: string): void {
+    const mine = this.#held.filter(({ run }) => run.id === id);
+    this.#held = this.#held.filter(({ run }) => run.id !== id);
+    for (const { record } of mine) record();
+  }
+
   /** Records now, or behind the points that are under way. */
   record(run: Run, record: () => void): void {
     if (this.#pointsUnderWay > 0) this.#held.push({ run, record });

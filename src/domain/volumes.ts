@@ -139,14 +139,19 @@ export class Volumes {
         const hint = unavailableHint(subject, row, error);
         throw new TidemarkError(error.code, { ...error.detail, hint }, { cause: error });
       });
-      // A shrinking resize that timed out has come about after all.
-      const shrunk = row.resizingToBytes !== 0 && sizeBytes <= row.resizingToBytes;
-      const present: VolumeRow = shrunk ? { ...row, sizeBytes, resizingToBytes: 0 } : row;
+      // A resize that timed out has come about after all.
+      const meantBytes = row.resizingToBytes;
+      const isMeant = meantBytes < row.sizeBytes ? sizeBytes <= meantBytes : sizeBytes === meantBytes;
+      const resized = meantBytes !== 0 && isMeant;
+      const present: VolumeRow = resized ? { ...row, sizeBytes, resizingToBytes: 0 } : row;
       const view: VolumeView = { name: subject, row: present, status: await engine.volumeStatus(uid) };
       const message = `${subject} is open again; it was not available: ${failure?.detail.message ?? "it was not open"}`;
       const events: NewEvent[] = online ? [] : [{ type: "volume.reopened", subject, message }];
-      await journal.commit([...(shrunk ? [{ table: "volumes", put: present } as const] : []), ...record(view)], events);
-      if (shrunk) catalog.putVolume(present);
+      await journal.commit(
+        [...(resized ? [{ table: "volumes", put: present } as const] : []), ...record(view)],
+        events,
+      );
+      if (resized) catalog.putVolume(present);
       return view;
     });
   }

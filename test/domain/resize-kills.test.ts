@@ -1,4 +1,5 @@
 /** A resize that a kill cut off is finished by the next start, whichever way it went: volume, row and file agree. */
+import { rename } from "node:fs/promises";
 import test from "ava";
 import { MiB } from "../../src/base/units.ts";
 import { KillableBox } from "../support/killable-box.ts";
@@ -26,3 +27,23 @@ for (const [what, fromBytes, toBytes] of [
     }
     t.deepEqual(sizes, [fromBytes, toBytes, toBytes]);
   });
+
+test("an enlarging resize whose volume was away at the next start is finished", async (t) => {
+  const killable = await KillableBox.make(t, 1, MiB);
+  let seen = 0;
+  killable.intercept((step) => (step === "commit" && ++seen > 1 ? new Promise<never>(() => undefined) : undefined));
+  void killable.box.volumes
+    .resize({ name: "g1d1", sizeBytes: 2 * MiB, shrink: "allow" }, () => [])
+    .catch(() => undefined);
+  await killable.settle();
+  await killable.die();
+  const path = killable.path("v1.img");
+  await rename(path, `${path}.away`);
+  await killable.start();
+  await rename(`${path}.away`, path);
+  await killable.box.volumes.reopen("g1d1", () => []);
+  const opened = await killable.box.volumes.get("g1d1");
+  t.is(opened.status.facts?.sizeBytes, opened.row.sizeBytes);
+  await killable.kill();
+  t.like((await killable.box.volumes.get("g1d1")).row, { sizeBytes: 2 * MiB, resizingToBytes: 0 });
+});

@@ -41,7 +41,7 @@ export class Examination {
       if (!oracle.sessions.has(id) && this.#isDamaged(facts)) oracle.damaged(facts);
       else if (!oracle.sessions.has(id)) this.#stage.report(11, `${id} is there and nobody started it`);
     // Its end could not be read, so it counts as damaged now.
-    if (this.#stage.judge.had("state-damage")) for (const id of found.keys()) this.#witness.unconfirmed.delete(id);
+    for (const [id, facts] of found) if (this.#isDamaged(facts)) this.#witness.unconfirmed.delete(id);
     this.#ends(usable.keys());
     this.#witness.reconciled();
     this.lookAtDisks();

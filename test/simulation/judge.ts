@@ -40,8 +40,7 @@ const EXPLAINED: Readonly<Record<FaultKind, ReadonlySet<string>>> = {
   // A box that cannot read which database is its own does not start.
   "state-damage": new Set(["MEDIUM_ERROR", "METADATA_CORRUPT"]),
   "store-full": new Set(["METADATA_WRITE_FAILED"]),
-  // What a failed commit was to store may show later: then the volume has come, or gone, for another request.
-  "store-failure": new Set(["METADATA_WRITE_FAILED", "MEDIUM_ERROR", "VOLUME_EXISTS", "VOLUME_NOT_FOUND"]),
+  "store-failure": new Set(["METADATA_WRITE_FAILED", "MEDIUM_ERROR"]),
 };
 
 export class Judge {
@@ -81,6 +80,9 @@ export class Judge {
     if (!(error instanceof TidemarkError))
       return `${what} threw ${error instanceof Error ? error.stack : String(error)}`;
     if (REFUSALS.has(error.code) || (this.stopping && error.code === "STOPPING")) return undefined;
+    // What a failed commit was to store may show later: then the volume has come, or gone, for another request.
+    const moved = /^(register|take-out) of .*, again$/.test(what) && /^VOLUME_(EXISTS|NOT_FOUND)$/.test(error.code);
+    if (moved && this.had("store-failure")) return undefined;
     for (const kind of this.#faults) if (EXPLAINED[kind].has(error.code)) return undefined;
     return `${what} failed with ${error.code}: ${error.message}`;
   }

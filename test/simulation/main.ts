@@ -77,7 +77,7 @@ async function runMutant(options: SimulationOptions, mutant: Mutant): Promise<Ki
   const { name, rule } = mutant;
   const seconds = () => Number(((performance.now() - startedMs) / 1000).toFixed(1));
   if (mutant.noticedBy !== undefined) {
-    const { failed } = await runTestOf(mutant, mutant.noticedBy);
+    const failed = await runTestOf(mutant, mutant.noticedBy);
     const none = { seeds: 0, invariant: undefined, seed: undefined, message: undefined };
     return { mutant: name, rule, ...none, seconds: seconds(), test: failed };
   }

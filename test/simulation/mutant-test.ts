@@ -5,32 +5,27 @@
  */
 import { spawn } from "node:child_process";
 import { plantMutant } from "./mutant-tree.ts";
-import type { Mutant } from "./mutants.ts";
+import type { Mutant, NamedTest } from "./mutants.ts";
 
 const ENDS_WITHIN_MS = 300_000;
 
-export interface TestedMutant {
-  /** Title of the first test that failed; undefined when none did. */
-  readonly failed: string | undefined;
-  readonly passed: number;
-}
-
-/** Throws when the tests did not run at all: that says nothing about the mutant. */
-export async function runTestOf(mutant: Mutant, file: string): Promise<TestedMutant> {
+/** Title of the test when it failed. Throws when it did not run: that says nothing about the mutant. */
+export async function runTestOf(mutant: Mutant, { file, title }: NamedTest): Promise<string | undefined> {
   const tree = await plantMutant(mutant, "with-tests");
   try {
-    const lines = (await runAva(tree.directory, file)).split("\n");
-    const passed = lines.filter((line) => /^ok \d/.test(line)).length;
-    const failed = lines.map((line) => /^not ok \d+ - (.*)$/.exec(line)?.[1]).find((title) => title !== undefined);
-    if (passed === 0) throw new Error(`${file} did not run with ${mutant.name}:\n${lines.slice(0, 40).join("\n")}`);
-    return { failed, passed };
+    const lines = (await runAva(tree.directory, file, title)).split("\n");
+    const ends = lines.flatMap((line) => /^(not ok|ok) \d+ - (.*)$/.exec(line)?.slice(1) ?? []);
+    const at = ends.findIndex((text) => text.startsWith(title));
+    if (at < 0) throw new Error(`${file}: "${title}" did not run with ${mutant.name}:\n${lines.join("\n")}`);
+    return ends[at - 1] === "not ok" ? ends[at] : undefined;
   } finally {
     await tree.remove();
   }
 }
 
-function runAva(directory: string, file: string): Promise<string> {
-  const child = spawn(process.execPath, ["node_modules/ava/entrypoints/cli.mjs", file, "--tap"], {
+function runAva(directory: string, file: string, title: string): Promise<string> {
+  const words = ["node_modules/ava/entrypoints/cli.mjs", file, "--tap", `--match=${title.replace(/^!/, "")}*`];
+  const child = spawn(process.execPath, words, {
     cwd: directory,
     stdio: ["ignore", "pipe", "inherit"],
     timeout: ENDS_WITHIN_MS,

@@ -17,7 +17,7 @@ const COPIED = [
 ];
 const LINKED = ["core-wasm", "node_modules", "src/gen"];
 /** What tests need besides. */
-const FOR_TESTS = ["test", "ava.config.js"];
+const FOR_TESTS = ["src/client", "src/server", "proto", "test", "ava.config.js"];
 
 export interface MutantTree {
   readonly directory: string;

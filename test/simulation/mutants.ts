@@ -22,8 +22,15 @@ export interface Mutant {
   readonly edits: readonly Edit[];
   /** Worlds without these cannot notice it: their seeds are passed over. */
   readonly needs?: readonly Feature[];
-  /** Histories do not meet it, or hardly ever: the test file of the part that keeps the rule (mutant-test.ts). */
-  readonly noticedBy?: string | undefined;
+  /** Histories do not meet it, or hardly ever: a test of the part that keeps the rule (mutant-test.ts). */
+  readonly noticedBy?: NamedTest | undefined;
+}
+
+/** One that fails in the mutant's tree. */
+export interface NamedTest {
+  readonly file: string;
+  /** What its title begins with. */
+  readonly title: string;
 }
 
 function mutant(name: string, rule: string, file: string, find: string, put: string): Mutant {
@@ -406,23 +413,68 @@ const NEEDS: Readonly<Record<string, readonly Feature[]>> = {
 };
 
 /** Histories do not meet these, or hardly ever, or another rule stands behind: what notices them instead. */
-const NOTICED_BY: Readonly<Record<string, string>> = {
-  "checkpoint-copies-early": "test/engine/checkpoint-order.test.ts",
-  "points-forgotten-early": "test/engine/point-faults.test.ts",
-  "old-generation-counts": "test/engine/old-generation.test.ts",
-  "found-names-not-synced": "test/engine/found-names.test.ts",
-  "torn-tail-kept": "test/durable/frame-log.test.ts",
-  "refused-frame-left": "test/durable/frame-log-order.test.ts",
-  "frame-not-checked": "test/durable/frame-log-order.test.ts",
-  "found-superblock-not-synced": "test/durable/superblock.test.ts",
-  "next-log-not-named": "test/engine/logs-continued.test.ts",
-  "log-ends-not-compared": "test/engine/clean-stop-damage.test.ts",
-  "directory-not-emptied": "test/engine/logs-continued.test.ts",
-  "torn-slot-left": "test/engine/damaged-slot.test.ts",
-  "failed-flush-forgiven": "test/engine/unavailable.test.ts",
-  "flush-failure-keeps-volume": "test/engine/unavailable.test.ts",
-  "final-failure-ignored": "test/engine/metadata-loss.test.ts",
-  "intent-not-durable": "test/domain/full-store.test.ts",
+const NOTICED_BY: Readonly<Record<string, NamedTest>> = {
+  "checkpoint-copies-early": {
+    file: "test/engine/checkpoint-order.test.ts",
+    title: "data-safety 1.3: a region that is evicted before the log",
+  },
+  "points-forgotten-early": {
+    file: "test/engine/point-faults.test.ts",
+    title: "a point whose map is in a file is whole when only the points log knows of it",
+  },
+  "old-generation-counts": {
+    file: "test/engine/old-generation.test.ts",
+    title: "data-safety 1.4: a commit round of the run before",
+  },
+  "found-names-not-synced": {
+    file: "test/engine/found-names.test.ts",
+    title: "data-safety 1.10: the names in sessions/c1 are durable",
+  },
+  "torn-tail-kept": {
+    file: "test/durable/frame-log.test.ts",
+    title: "damage at or below a durable frame is corruption",
+  },
+  "refused-frame-left": {
+    file: "test/durable/frame-log-order.test.ts",
+    title: "out of space: the failed frames are gone durably",
+  },
+  "frame-not-checked": { file: "test/durable/frame-log-order.test.ts", title: "800 power losses and kills" },
+  "found-superblock-not-synced": {
+    file: "test/durable/superblock.test.ts",
+    title: "600 power losses at random instants",
+  },
+  "next-log-not-named": {
+    file: "test/engine/logs-continued.test.ts",
+    title: "no room for the name of the next log, then a kill",
+  },
+  "log-ends-not-compared": {
+    file: "test/engine/clean-stop-damage.test.ts",
+    title: "after a kill: a copied log that is shorter",
+  },
+  "directory-not-emptied": {
+    file: "test/engine/logs-continued.test.ts",
+    title: "a removal that was cut off leaves a log, which does not agree",
+  },
+  "torn-slot-left": {
+    file: "test/engine/damaged-slot.test.ts",
+    title: "data-safety 1.8: a damaged slot of sessions/c1/super",
+  },
+  "failed-flush-forgiven": {
+    file: "test/engine/unavailable.test.ts",
+    title: "data-safety 1.2: a failed sync of a destination fails at once",
+  },
+  "flush-failure-keeps-volume": {
+    file: "test/engine/unavailable.test.ts",
+    title: "data-safety 1.2: a failed sync of a destination fails at once",
+  },
+  "final-failure-ignored": {
+    file: "test/engine/metadata-loss.test.ts",
+    title: "a failed sync of ^points- ends the engine",
+  },
+  "intent-not-durable": {
+    file: "test/domain/full-store.test.ts",
+    title: "a start whose number cannot be recorded is refused",
+  },
 };
 
 export const MUTANTS: readonly Mutant[] = [...ENGINE_MUTANTS, ...IO_MUTANTS, ...DOMAIN_MUTANTS].map((mutant) => ({
