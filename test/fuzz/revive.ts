@@ -109,6 +109,9 @@ class Examination {
   async all(): Promise<Violation[]> {
     const found = await this.#box.engine.sessions();
     for (const known of this.#snapshot.sessions) this.#admitted(known, found);
+    // One that had ended is there again, as failed, when the record of its end is damaged.
+    for (const { id, phase, destination } of found)
+      if (phase === "failed") this.#admitted({ id, destination: destination.volumeUid }, found);
     await this.#changesCover(found);
     await this.#reads("at the start", (place) => place % 3 === 0);
     const left = await this.#box.finish();
@@ -120,7 +123,10 @@ class Examination {
   }
 
   /** The session is there, or has failed, or the box has said that it is gone. */
-  #admitted({ id, destination }: KnownSession, found: readonly SessionStatus[]): void {
+  #admitted(
+    { id, destination }: { readonly id: string; readonly destination: string },
+    found: readonly SessionStatus[],
+  ): void {
     const session = found.find((one) => one.id === id);
     if (session !== undefined && session.phase !== "failed") return;
     this.#doubt(destination);
