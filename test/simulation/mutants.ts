@@ -266,7 +266,7 @@ const ENGINE_MUTANTS: readonly Mutant[] = [
     "old-generation-counts",
     "1.4: records of an older generation are ignored",
     "session/session.ts",
-    '    const over = () => this.state !== "live" || generation !== this.generation;\n    if (over()) return;\n    await this.dest',
+    '    const over = () => this.state !== "live" || generation !== this.facts.generation;\n    if (over()) return;\n    await this.dest',
     '    const over = () => this.state !== "live";\n    if (over()) return;\n    await this.dest',
   ),
   mutant(
@@ -288,9 +288,9 @@ const ENGINE_MUTANTS: readonly Mutant[] = [
     "1.1: a copy has durably failed before a write goes uncovered",
     "session/session.ts",
     `      await this.files.checkpoint({ ...record, state: "failed", failure }, this.missing());
-      this.failure`,
+      this.facts.failure`,
     `      void this.files.checkpoint({ ...record, state: "failed", failure }, this.missing()).catch(() => undefined);
-      this.failure`,
+      this.facts.failure`,
   ),
   // --- 1.8 -----------------------------------------------------------------------------------------------------------------
   mutant(

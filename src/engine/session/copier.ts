@@ -50,7 +50,7 @@ interface Work {
   /** A volume is away. */
   paused: boolean;
   lastCommitMs: number;
-  /** `session.bytesCopied` when the last commit round began. */
+  /** `session.facts.bytesCopied` when the last commit round began. */
   committedBytes: number;
 }
 
@@ -81,7 +81,7 @@ export class Copier {
       spanBytes: 0,
       paused: false,
       lastCommitMs: this.#ports.clock.monotonicMs(),
-      committedBytes: session.bytesCopied,
+      committedBytes: session.facts.bytesCopied,
     };
     this.#work.set(session, work);
     const gates = [session.sourceVolume.gate, session.destinationVolume.gate];
@@ -206,16 +206,16 @@ export class Copier {
     const { session } = work;
     const nowMs = this.#ports.clock.monotonicMs();
     // Holes cost nothing to copy again; only what was written counts.
-    const uncommittedBytes = session.bytesCopied - work.committedBytes;
+    const uncommittedBytes = session.facts.bytesCopied - work.committedBytes;
     if (uncommittedBytes >= COMMIT_BYTES || nowMs - work.lastCommitMs >= COMMIT_AFTER_MS) {
       work.lastCommitMs = nowMs;
-      work.committedBytes = session.bytesCopied;
+      work.committedBytes = session.facts.bytesCopied;
       const round = session.commits.flush();
       if (uncommittedBytes >= UNCOMMITTED_BYTES_MAX) await round;
       else round.catch((error: unknown) => failBehind(session, error));
     }
-    if (session.pace >= PACE_MAX) return;
-    const restMs = ((nowMs - startedMs) * (PACE_MAX - session.pace)) / session.pace;
+    if (session.facts.pace >= PACE_MAX) return;
+    const restMs = ((nowMs - startedMs) * (PACE_MAX - session.facts.pace)) / session.facts.pace;
     await this.#ports.clock.sleep(restMs, work.stop.signal);
   }
 }
@@ -242,7 +242,7 @@ function asksUpstream(session: CopySession): boolean {
 }
 
 function jobBytes(session: CopySession): number {
-  return session.pace < PACE_MAX || asksUpstream(session) ? COPY_JOB_BYTES_SMALL : COPY_JOB_BYTES_MAX;
+  return session.facts.pace < PACE_MAX || asksUpstream(session) ? COPY_JOB_BYTES_SMALL : COPY_JOB_BYTES_MAX;
 }
 
 /** The next pending runs after the cursor, wrapping around once, of those that nobody has locked or waits for. */

@@ -10,7 +10,7 @@ import { granuleCountOf } from "../../base/units.ts";
 import type { StateFiles } from "../durable/state-files.ts";
 import type { EndedSession, SessionStatus } from "../engine-api.ts";
 import { removeSessionDirectory } from "./session-files.ts";
-import type { SessionEnd, SessionRecord } from "./session-record.ts";
+import { factsOf, type SessionEnd, type SessionRecord } from "./session-record.ts";
 
 /** What the superblock has to keep of the last status beside the record itself. */
 export function endOf({ session, destinationUsable }: EndedSession): SessionEnd {
@@ -61,9 +61,8 @@ export class EndedSessions {
 }
 
 function statusOf(record: SessionRecord, end: SessionEnd): SessionStatus {
-  const { state: _, mapFile: __, logFile: ___, logFrames: ____, end: _____, ...facts } = record;
   return {
-    ...facts,
+    ...factsOf(record),
     phase: end.phase,
     tracking: false,
     endedMs: end.atMs,

@@ -231,7 +231,7 @@ async function underBarrier(
     const fired = await fireAll(host, plans, prepared, pointMs);
     const sessions = fired.map((one) => takeOver(host, one));
     const barrierMicroseconds = Math.round((clock.monotonicMs() - startedMs) * 1000);
-    for (const session of sessions) session.barrierMicroseconds = barrierMicroseconds;
+    for (const session of sessions) session.facts.barrierMicroseconds = barrierMicroseconds;
     return sessions;
   } finally {
     // Epochs are held by now, or were sealed for a point that did not happen: then they go again.
@@ -246,7 +246,7 @@ async function underBarrier(
  * request that is repeated finds out whether its point was fired.
  */
 function timeOfPoint(plans: readonly Plan[], nowMs: number): number {
-  const last = new Set(plans.map(({ existing }) => existing?.session.pointMs));
+  const last = new Set(plans.map(({ existing }) => existing?.session.facts.pointMs));
   let pointMs = nowMs;
   while (last.has(pointMs)) pointMs++;
   return pointMs;

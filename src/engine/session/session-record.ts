@@ -48,6 +48,14 @@ export interface SessionRecord {
   readonly end?: SessionEnd;
 }
 
+/** What a record says of the session itself, without its state and without what is about its files. */
+export type SessionFacts = Omit<SessionRecord, "state" | "mapFile" | "logFile" | "logFrames" | "end">;
+
+export function factsOf(record: SessionRecord): SessionFacts {
+  const { state: _, mapFile: __, logFile: ___, logFrames: ____, end: _____, ...facts } = record;
+  return facts;
+}
+
 const NUMBERS = [
   "pace",
   "createdMs",

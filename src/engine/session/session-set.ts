@@ -86,7 +86,7 @@ export class SessionSet {
     return this.#fire(() =>
       ids.map((id): PointMember => {
         const session = this.require(id);
-        const { source, destination, kind, pace } = session;
+        const { source, destination, kind, pace } = session.facts;
         return { id, source, destination, kind, pace, restartOf: session };
       }),
     );

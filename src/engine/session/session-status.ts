@@ -14,31 +14,14 @@ export function statusOf(session: CopySession, monotonicMs: number, ended?: EndO
   changed.dispose();
   const phase = ended?.phase ?? (session.state === "failed" ? "failed" : session.copying ? "copying" : "tracking");
   return {
-    id: session.id,
-    source: session.source,
-    destination: session.destination,
-    kind: session.kind,
+    ...session.facts,
     phase,
     tracking: ended === undefined && session.tracking,
-    pace: session.pace,
-    createdMs: session.createdMs,
-    pointMs: session.pointMs,
     endedMs: ended?.atMs,
-    reason: session.reason,
-    generation: session.generation,
-    plannedGranules: session.plannedGranules,
     pendingGranules: session.pending.count,
     changedGranules,
     totalGranules: session.granuleCount,
-    bytesPlanned: session.bytesPlanned,
-    bytesCopied: session.bytesCopied,
-    bytesZeroed: session.bytesZeroed,
-    bytesCloned: session.bytesCloned,
-    sourceEpoch: session.sourceEpoch,
-    destinationEpoch: session.destinationEpoch,
-    barrierMicroseconds: session.barrierMicroseconds,
     etaSeconds: etaSeconds(session, monotonicMs),
-    failure: session.failure,
   };
 }
 

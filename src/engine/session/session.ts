@@ -14,7 +14,7 @@ import { assert, endOnBug } from "../../base/assert.ts";
 import { asTidemarkError, TidemarkError } from "../../base/errors.ts";
 import type { MoveResult } from "../../base/ports.ts";
 import { granuleCountOf } from "../../base/units.ts";
-import type { CopyFailure, CopyKind, CopyReason, ExtentRef, SessionStatus } from "../engine-api.ts";
+import type { CopyFailure, ExtentRef, SessionStatus } from "../engine-api.ts";
 import { PagedBitmap } from "../map/paged-bitmap.ts";
 import type { EnginePorts } from "../ports.ts";
 import { Mutex } from "../sync/mutex.ts";
@@ -25,9 +25,13 @@ import { CommitQueue } from "./commit-queue.ts";
 import { moveNow } from "./demand-copy.ts";
 import { bytesOfGranules, type GranuleRun, granulesDone, granulesOfSide, moveRun } from "./extents.ts";
 import type { SessionFiles } from "./session-files.ts";
-import type { SessionRecord } from "./session-record.ts";
+import { factsOf, type SessionFacts, type SessionRecord } from "./session-record.ts";
 import { type EndOfSession, statusOf } from "./session-status.ts";
 import type { SessionState } from "./transitions.ts";
+
+type Changing<T> = { -readonly [Field in keyof T]: T[Field] };
+
+const NOTHING_MOVED = { bytesCopied: 0, bytesZeroed: 0, bytesCloned: 0 };
 
 /** What a session tells its owner. */
 export interface SessionOwner {
@@ -43,28 +47,12 @@ export class CopySession {
   readonly id: string;
   readonly sourceVolume: Volume;
   readonly destinationVolume: Volume;
-  readonly createdMs: number;
   readonly lock = new RangeLock();
   readonly commits: CommitQueue;
   readonly files: SessionFiles;
-  source: ExtentRef;
-  destination: ExtentRef;
-  kind: CopyKind;
-  tracking: boolean;
+  /** What is kept durably, as of now; `record` adds the names of the files. */
+  readonly facts: Changing<SessionFacts>;
   state: "live" | "failed" | "ended" = "live";
-  pace: number;
-  pointMs: number;
-  generation: number;
-  reason: CopyReason;
-  plannedGranules: number;
-  bytesPlanned: number;
-  bytesCopied = 0;
-  bytesZeroed = 0;
-  bytesCloned = 0;
-  sourceEpoch: number;
-  destinationEpoch: number;
-  barrierMicroseconds: number;
-  failure: { readonly cause: CopyFailure; readonly message: string } | undefined;
   pending: PagedBitmap;
   readonly uncommitted: PagedBitmap;
   /** For the estimate of the remaining time. */
@@ -86,34 +74,16 @@ export class CopySession {
   }) {
     const { record } = options;
     this.id = record.id;
-    this.createdMs = record.createdMs;
     this.sourceVolume = options.source;
     this.destinationVolume = options.destination;
     this.files = options.files;
     this.#ports = options.ports;
     this.#owner = options.owner;
-    this.source = record.source;
-    this.destination = record.destination;
-    this.kind = record.kind;
-    this.tracking = record.tracking;
-    this.pace = record.pace;
-    this.pointMs = record.pointMs;
-    this.generation = record.generation;
-    this.reason = record.reason;
-    this.plannedGranules = record.plannedGranules;
-    this.bytesPlanned = record.bytesPlanned;
-    this.bytesCopied = record.bytesCopied;
-    this.bytesZeroed = record.bytesZeroed;
-    this.bytesCloned = record.bytesCloned;
-    this.sourceEpoch = record.sourceEpoch;
-    this.destinationEpoch = record.destinationEpoch;
-    this.barrierMicroseconds = record.barrierMicroseconds;
-    this.failure = record.failure;
+    this.facts = factsOf(record);
     if (record.state === "failed") {
       this.state = "failed";
-      this.tracking = false; // a failed session holds no epochs, whatever its record says
-      this.sourceEpoch = 0;
-      this.destinationEpoch = 0;
+      // A failed session holds no epochs, whatever its record says.
+      Object.assign(this.facts, { tracking: false, sourceEpoch: 0, destinationEpoch: 0 });
     }
     this.pending = options.pending;
     this.uncommitted = new PagedBitmap(options.ports.core, this.granuleCount, "empty");
@@ -122,12 +92,28 @@ export class CopySession {
     this.startProgress();
   }
 
+  get source(): ExtentRef {
+    return this.facts.source;
+  }
+
+  get destination(): ExtentRef {
+    return this.facts.destination;
+  }
+
+  get tracking(): boolean {
+    return this.facts.tracking;
+  }
+
+  get generation(): number {
+    return this.facts.generation;
+  }
+
   get lengthBytes(): number {
-    return this.source.lengthBytes;
+    return this.facts.source.lengthBytes;
   }
 
   get granuleCount(): number {
-    return granuleCountOf(this.source.lengthBytes);
+    return granuleCountOf(this.facts.source.lengthBytes);
   }
 
   get unfinished(): boolean {
@@ -135,25 +121,25 @@ export class CopySession {
   }
 
   get copying(): boolean {
-    return this.state === "live" && (this.unfinished || !this.tracking);
+    return this.state === "live" && (this.unfinished || !this.facts.tracking);
   }
 
   /** State in the words of the transition table. */
   get tableState(): SessionState {
     if (this.state === "ended") return "none";
-    if (this.state === "failed") return this.kind === "opc" ? "opc-failed" : "quick-failed";
-    if (!this.tracking) return "opc-copying";
+    if (this.state === "failed") return this.facts.kind === "opc" ? "opc-failed" : "quick-failed";
+    if (!this.facts.tracking) return "opc-copying";
     return this.unfinished ? "quick-copying" : "quick-tracking";
   }
 
   /** Granules of this session that bytes of the source touch. */
   atSource(offsetBytes: number, lengthBytes: number): GranuleRun | undefined {
-    return granulesOfSide(this.source, offsetBytes, lengthBytes);
+    return granulesOfSide(this.facts.source, offsetBytes, lengthBytes);
   }
 
   /** Granules of this session that bytes of the destination touch. */
   atDestination(offsetBytes: number, lengthBytes: number): GranuleRun | undefined {
-    return granulesOfSide(this.destination, offsetBytes, lengthBytes);
+    return granulesOfSide(this.facts.destination, offsetBytes, lengthBytes);
   }
 
   /** True when a host write to these granules, on either side, must wait for a copy or its record. */
@@ -222,9 +208,9 @@ export class CopySession {
   #requireLive(): void {
     if (this.state !== "failed") return;
     throw new TidemarkError("MEDIUM_ERROR", {
-      message: `copy ${this.id} failed: ${this.failure?.message ?? "unknown cause"}`,
+      message: `copy ${this.id} failed: ${this.facts.failure?.message ?? "unknown cause"}`,
       hint: `start copy ${this.id} again or cancel it`,
-      metadata: { copy: this.id, cause: this.failure?.cause ?? "OTHER" },
+      metadata: { copy: this.id, cause: this.facts.failure?.cause ?? "OTHER" },
     });
   }
 
@@ -232,14 +218,14 @@ export class CopySession {
     const handle = await this.lock.acquire(run.first, run.count);
     try {
       if (this.state !== "live") return; // it may have ended or failed meanwhile
-      const { generation } = this;
+      const { generation } = this.facts;
       for (const part of this.pendingRuns(run)) {
         this.sourceVolume.requireDevice();
-        const move = moveRun(part, this.source, this.destination);
+        const move = moveRun(part, this.facts.source, this.facts.destination);
         await this.sourceVolume.ensurePresent(move.fromOffsetBytes, move.lengthBytes);
         const [from, to] = [this.sourceVolume.requireDevice(), this.destinationVolume.requireDevice()];
         const result = await moveNow(this.#ports.mover, from, to, move);
-        if (generation !== this.generation || this.state !== "live") return;
+        if (generation !== this.facts.generation || this.state !== "live") return;
         this.destinationVolume.requireDevice(); // what a device that has failed meanwhile took over may be lost
         this.markCopied(part, result);
       }
@@ -275,16 +261,16 @@ export class CopySession {
   }
 
   addMoved(result: MoveResult): void {
-    this.bytesCopied += result.copiedBytes;
-    this.bytesZeroed += result.zeroedBytes;
-    this.bytesCloned += result.clonedBytes;
+    this.facts.bytesCopied += result.copiedBytes;
+    this.facts.bytesZeroed += result.zeroedBytes;
+    this.facts.bytesCloned += result.clonedBytes;
     this.#owner.changed(this);
   }
 
   /** The sync goes without `durable`: a destination that stalls must not hold up who manages the session. */
   async #commitRound(runs: readonly GranuleRun[]): Promise<void> {
-    const { generation } = this;
-    const over = () => this.state !== "live" || generation !== this.generation;
+    const { generation } = this.facts;
+    const over = () => this.state !== "live" || generation !== this.facts.generation;
     if (over()) return;
     await this.destinationVolume.flush();
     await this.durable.run(async () => {
@@ -334,7 +320,7 @@ export class CopySession {
       if (this.state !== "live") return;
       const record = { ...this.record(), tracking: false, sourceEpoch: 0, destinationEpoch: 0 };
       await this.files.checkpoint({ ...record, state: "failed", failure }, this.missing());
-      this.failure = failure;
+      this.facts.failure = failure;
       this.state = "failed";
       this.releaseEpochs();
     });
@@ -343,37 +329,23 @@ export class CopySession {
 
   /** Takes over a new generation that is durable in the points log. The caller holds the gates and `durable`. */
   newGeneration(record: SessionRecord, pending: PagedBitmap): void {
-    this.sourceVolume.chain.release(this.sourceEpoch, this.id);
-    this.destinationVolume.chain.release(this.destinationEpoch, this.id);
+    this.sourceVolume.chain.release(this.facts.sourceEpoch, this.id);
+    this.destinationVolume.chain.release(this.facts.destinationEpoch, this.id);
     this.pending.dispose();
     this.pending = pending;
     this.uncommitted.clear();
     this.commits.discard();
     this.state = "live";
-    this.source = record.source;
-    this.destination = record.destination;
-    this.kind = record.kind;
-    this.tracking = record.tracking;
-    this.pace = record.pace;
-    this.pointMs = record.pointMs;
-    this.generation = record.generation;
-    this.reason = record.reason;
-    this.plannedGranules = record.plannedGranules;
-    this.bytesPlanned = record.bytesPlanned;
-    this.bytesCopied = 0;
-    this.bytesZeroed = 0;
-    this.bytesCloned = 0;
-    this.sourceEpoch = record.sourceEpoch;
-    this.destinationEpoch = record.destinationEpoch;
-    this.failure = undefined;
+    const { createdMs, barrierMicroseconds } = this.facts;
+    Object.assign(this.facts, factsOf(record), NOTHING_MOVED, { createdMs, barrierMicroseconds, failure: undefined });
     this.startProgress();
   }
 
   /** How far the maps that the next difference is made of can be trusted. */
   get trust(): EpochTrust {
-    if (!this.tracking) return "exact";
-    const source = this.sourceVolume.chain.between(this.sourceEpoch, 0);
-    const destination = this.destinationVolume.chain.between(this.destinationEpoch, 0);
+    if (!this.facts.tracking) return "exact";
+    const source = this.sourceVolume.chain.between(this.facts.sourceEpoch, 0);
+    const destination = this.destinationVolume.chain.between(this.facts.destinationEpoch, 0);
     return [...source, ...destination].reduce<EpochTrust>((trust, epoch) => leastTrust(trust, epoch.trust), "exact");
   }
 
@@ -389,27 +361,27 @@ export class CopySession {
         destinationEpoch: 0,
       };
       await this.files.checkpoint(record, this.missing());
-      this.kind = "opc";
+      this.facts.kind = "opc";
       this.releaseEpochs();
     });
   }
 
   /** Keeps the epochs that began at the point. */
   holdEpochs(): void {
-    if (!this.tracking || this.state !== "live") return;
-    this.sourceVolume.chain.hold(this.sourceEpoch, this.id);
-    this.destinationVolume.chain.hold(this.destinationEpoch, this.id);
+    if (!this.facts.tracking || this.state !== "live") return;
+    this.sourceVolume.chain.hold(this.facts.sourceEpoch, this.id);
+    this.destinationVolume.chain.hold(this.facts.destinationEpoch, this.id);
   }
 
   /** Lets go of the epochs; the session no longer tracks. */
   releaseEpochs(): void {
-    this.sourceVolume.chain.release(this.sourceEpoch, this.id);
-    this.destinationVolume.chain.release(this.destinationEpoch, this.id);
+    this.sourceVolume.chain.release(this.facts.sourceEpoch, this.id);
+    this.destinationVolume.chain.release(this.facts.destinationEpoch, this.id);
     this.sourceVolume.chain.prune();
     this.destinationVolume.chain.prune();
-    this.sourceEpoch = 0;
-    this.destinationEpoch = 0;
-    this.tracking = false;
+    this.facts.sourceEpoch = 0;
+    this.facts.destinationEpoch = 0;
+    this.facts.tracking = false;
   }
 
   /** A new map of the granules the destination durably lacks. The caller disposes it. */
@@ -424,7 +396,7 @@ export class CopySession {
     return this.durable.run(async () => {
       if (this.state === "ended") return;
       await this.files.checkpoint({ ...this.record(), pace }, this.missing());
-      this.pace = pace;
+      this.facts.pace = pace;
     });
   }
 
@@ -439,9 +411,10 @@ export class CopySession {
   /** Granules changed on either side since the point, as a new map that the caller disposes. */
   changedSincePoint(side: "source" | "destination" | "both"): PagedBitmap {
     const map = new PagedBitmap(this.#ports.core, this.granuleCount, "empty");
-    if (!this.tracking) return map;
-    if (side !== "destination") this.sourceVolume.unionChanged(map, this.source, this.sourceEpoch);
-    if (side !== "source") this.destinationVolume.unionChanged(map, this.destination, this.destinationEpoch);
+    if (!this.facts.tracking) return map;
+    if (side !== "destination") this.sourceVolume.unionChanged(map, this.facts.source, this.facts.sourceEpoch);
+    if (side !== "source")
+      this.destinationVolume.unionChanged(map, this.facts.destination, this.facts.destinationEpoch);
     return map;
   }
 
@@ -455,30 +428,7 @@ export class CopySession {
   }
 
   record(): SessionRecord {
-    return {
-      id: this.id,
-      state: this.state === "live" ? "live" : this.state,
-      kind: this.kind,
-      tracking: this.tracking,
-      source: this.source,
-      destination: this.destination,
-      pace: this.pace,
-      createdMs: this.createdMs,
-      pointMs: this.pointMs,
-      generation: this.generation,
-      reason: this.reason,
-      plannedGranules: this.plannedGranules,
-      bytesPlanned: this.bytesPlanned,
-      bytesCopied: this.bytesCopied,
-      bytesZeroed: this.bytesZeroed,
-      bytesCloned: this.bytesCloned,
-      sourceEpoch: this.sourceEpoch,
-      destinationEpoch: this.destinationEpoch,
-      barrierMicroseconds: this.barrierMicroseconds,
-      failure: this.failure,
-      mapFile: this.files.mapFile,
-      logFile: this.files.logFile,
-    };
+    return { ...this.facts, state: this.state, mapFile: this.files.mapFile, logFile: this.files.logFile };
   }
 
   /** `ended` is given once the session is over. */
