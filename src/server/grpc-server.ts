@@ -5,7 +5,13 @@
  * there are none by default, since each one costs a part of every call.
  * Limits: a message is at most RPC_MESSAGE_BYTES_MAX, a connection carries at most STREAMS_PER_CONNECTION_MAX calls.
  */
-import { Server, ServerCredentials, type ServerInterceptor } from "@grpc/grpc-js";
+import {
+  Server,
+  ServerCredentials,
+  type ServerInterceptor,
+  type ServiceDefinition,
+  type UntypedServiceImplementation,
+} from "@grpc/grpc-js";
 import { HealthImplementation } from "grpc-health-check";
 import { TidemarkError } from "../base/errors.ts";
 import { RPC_MESSAGE_BYTES_MAX, STOP_CALLS_MS } from "../base/limits.ts";
@@ -107,13 +113,35 @@ function addServices(
   server.addService(withReadableRequests(CopyServiceService), copyService(parts));
   server.addService(withReadableRequests(DATA_METHODS), dataService(parts));
   const health = new HealthImplementation(Object.fromEntries(["", ...SERVICES].map((name) => [name, "SERVING"])));
-  health.addToServer(server);
+  health.addToServer({
+    addService: (service, implementation) => server.addService(withKnownNames(service), implementation),
+  });
   const listed = [...SERVICES, "grpc.health.v1.Health", "grpc.reflection.v1.ServerReflection"];
   server.addService(
     withReadableRequests(ServerReflectionService),
     reflectionService(options.descriptorSet, listed, parts.log),
   );
   return health;
+}
+
+/**
+ * The health service repeats the name that it does not know in its answer, and keeps it for those who watch: both are as large
+ * as a client likes. Here all names that nobody has are one.
+ */
+function withKnownNames(
+  service: ServiceDefinition<UntypedServiceImplementation>,
+): ServiceDefinition<UntypedServiceImplementation> {
+  const methods = Object.entries(service).map(([method, definition]) => {
+    const requestDeserialize = (bytes: Buffer): unknown => {
+      const request = definition.requestDeserialize(bytes) as { readonly service?: string };
+      const { service: name = "" } = request;
+      return name === "" || SERVICES.some((known) => known === name)
+        ? request
+        : { ...request, service: "of that name" };
+    };
+    return [method, { ...definition, requestDeserialize }];
+  });
+  return Object.fromEntries(methods) as ServiceDefinition<UntypedServiceImplementation>;
 }
 
 async function bind(server: Server, address: ListenAddress): Promise<string> {

@@ -424,6 +424,9 @@ test.serial("health is served for the whole and each service, unknown ones are n
   for (const service of ["", ...SERVICES]) t.is((await check(service)).status, 1, service);
   const unknown = await t.throwsAsync(() => check("tidemark.v1.Nobody"));
   t.is((unknown as ServiceError).code, status.NOT_FOUND);
+  // Found by fuzzing: the name came back in the status, which is larger than headers may be, and nothing was answered.
+  const long = await t.throwsAsync(() => check("x".repeat(1_000_000)));
+  t.is((long as ServiceError).code, status.NOT_FOUND);
 });
 
 test.serial("reflection: buf curl lists, describes and calls over the unix socket", async (t) => {
